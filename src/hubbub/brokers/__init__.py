@@ -1,0 +1,1 @@
+"""Carry publications between nodes and keep their short history."""

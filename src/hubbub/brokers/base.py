@@ -1,0 +1,144 @@
+"""What carries publications between nodes and keeps their short history. The docstrings here are the specification.
+
+Answers for: `Source` (what can be read back, shared by brokers and stores), `Broker` (carries), `BrokerEvents` (what a
+broker says upward). Refuses to know: who listens, how anything is encoded for clients, and what rules a channel has.
+
+An announcement is a hint that carries the whole publication. It may be lost, late, repeated or out of order without
+harm, because the source can be read. Only the offset that the source gave is the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import msgspec
+
+from hubbub.model import ClientInfo, Position, Publication, Published
+
+
+class Page(NamedTuple):
+    """A piece of a stream, and where the stream stood in the same instant."""
+
+    publications: Sequence[Publication]
+    head: Position
+
+
+class StreamOptions(msgspec.Struct, frozen=True, gc=False):
+    """How to publish into a stream.
+
+    `size` publications are kept (0: none, no offset is given), for `ttl` seconds after the newest one. The same
+    `idempotency_key` in the same channel publishes once within five minutes. A `version` (above 0) not higher than the
+    one last published under the same `version_epoch` is dropped.
+    """
+
+    size: int = 0
+    ttl: float = 0
+    idempotency_key: str = ""
+    version: int = 0
+    version_epoch: str = ""
+
+
+class Notice(msgspec.Struct, frozen=True, gc=False):
+    """What nodes tell each other about a channel besides publications. At most once, never kept."""
+
+    kind: Literal["join", "leave"]
+    info: ClientInfo
+
+
+class Source(Protocol):
+    """A place that gives offsets and can be read back.
+
+    - S1. Offsets of one epoch are contiguous from 1 and never reused; a stream that lost anything gets another epoch.
+    - S2. A stream exists from the first time that anybody asks for it: its epoch is made then, and stays.
+    - S3. `read` is one atomic look: its publications and its head belong to the same instant.
+    - S4. Reading forward, publications are contiguous among themselves. The first one may lie beyond `after` + 1: what
+      is missing was trimmed. Forward pages end early only at `limit`, at `max_bytes`, or at the head.
+    """
+
+    async def heads(self, channels: Sequence[str]) -> dict[str, Position]:
+        """Where each of these streams stands. Raises BackendError."""
+        ...
+
+    async def read(
+        self, channel: str, after: int, limit: int, max_bytes: int = 1 << 20, *, reverse: bool = False
+    ) -> Page:
+        """Publications with an offset above `after`, oldest first; reversed: below `after` (0: all), newest first.
+
+        At most `limit` of them (0: only the head) and about `max_bytes`, but always one if there is one. Raises
+        BackendError.
+        """
+        ...
+
+
+class BrokerEvents(Protocol):
+    """What a broker says upward, on the event loop. These never block and never raise."""
+
+    def on_publication(self, channel: str, publication: Publication, epoch: str) -> None:
+        """Announced. `epoch` is empty where the publication has no offset."""
+        ...
+
+    def on_notice(self, channel: str, notice: Notice) -> None:
+        """Somebody came or left."""
+        ...
+
+    def on_renewed(self, channels: Iterable[str]) -> None:
+        """The ties of these channels were cut and are whole again: announcements may be missing."""
+        ...
+
+
+class Broker(Source, Protocol):
+    """Carries publications between nodes and keeps their short history.
+
+    - B1. `publish` with `size` > 0 gives the next offset, keeps the publication and announces it in one step: two
+      publishes of one channel are announced in the order of their offsets.
+    - B2. Exactly the last `size` publications are kept, and none once `ttl` seconds passed without a new one; the head
+      (epoch and offset) outlives them, so that a client can still learn that it missed nothing.
+    - B3. A repeated idempotency key within five minutes publishes nothing and returns the first position with
+      `duplicate`. A version that is not higher publishes nothing and returns the current position with `duplicate`.
+    - B4. Once `subscribe` has returned, what is published in that channel by anybody is announced here, until
+      `unsubscribe` is called. Both may be called again; the last call wins.
+    - B5. A publisher hears its own announcements like everybody else's.
+    - B6. `publish` with `size` 0 announces without an offset, without an epoch, and keeps nothing.
+    """
+
+    async def start(self, events: BrokerEvents) -> None:
+        """Begin; what is announced goes to `events`."""
+        ...
+
+    async def stop(self) -> None:
+        """End, and let go of everything. Idempotent."""
+        ...
+
+    async def subscribe(self, channel: str) -> None:
+        """Hear what is announced in `channel` (B4). Raises BackendError."""
+        ...
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Hear it no more."""
+        ...
+
+    async def publish(self, channel: str, publication: Publication, options: StreamOptions) -> Published:
+        """Keep (if so asked) and announce. Raises BackendError."""
+        ...
+
+    async def notify(self, channel: str, notice: Notice) -> None:
+        """Announce a notice. Raises BackendError."""
+        ...
+
+
+class Stored(Protocol):
+    """What can be read of a stream without waiting: the ring of a feed, or a stream that lives in this process."""
+
+    def range(self, after: int, upto: int) -> Sequence[Publication] | None:
+        """Publications after + 1 to upto, all of them; None if `after` + 1 is not kept (any more)."""
+        ...
+
+
+@runtime_checkable
+class HoldsStreams(Protocol):
+    """A broker whose streams live in this process: a feed reads them directly instead of keeping a ring of its own."""
+
+    def stored(self, channel: str) -> Stored:
+        """The stream of `channel`."""
+        ...

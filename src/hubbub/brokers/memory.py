@@ -1,0 +1,534 @@
+"""The broker of one process: streams in memory, announcements by plain calls. The executable model of `base`.
+
+Answers for: B1 to B6 and S1 to S4 without any I/O; for freeing what expired although nobody asks; and for the
+bounds on streams and idempotency keys. Refuses to know: rules, clients, and what listeners do with an
+announcement.
+
+A publish contains no `await`: giving the offset, keeping, and announcing to every listening broker are one
+critical section because nothing else can run. That is also what makes it the hottest path of the library;
+hence the few places below that prefer speed to beauty, each with its reason.
+
+What is dropped for lack of room is counted: `Exchange.streams_evicted`, `Exchange.keys_evicted`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import os
+import string
+import sys
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+from hubbub.brokers.base import BrokerEvents, Notice, Page, StreamOptions
+from hubbub.clock import Timer, TimerWheel
+from hubbub.errors import BackendError
+from hubbub.model import Position, Publication, Published
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a stream's head outlives the last use of it. Long, because a head is small and a forgotten one
+#: makes every returning client load its state anew. The 30 days of Centrifugo's `history_meta_ttl`.
+META_TTL: Final = 30 * 86400.0
+#: Heads alone cost about 0.4 KB: 400 MB. Above this the least recently used stream goes.
+MAX_STREAMS: Final = 1_000_000
+#: Seconds that an idempotency key is remembered (B3).
+KEY_TTL: Final = 300.0
+#: 3,300 keys a second, 300 MB. Above this the oldest key is forgotten before its time.
+MAX_KEYS: Final = 1_000_000
+
+#: Seconds by which expired publications may linger in memory (never in what is read).
+_TICK = 1.0
+#: Publications, heads and keys freed in one go, about 2 ms; the rest at the next turn of the wheel.
+_SLICE = 10_000
+#: Streams that are looked at to make room for one.
+_LOOKED_AT = 16
+_LETTERS = (string.ascii_letters.encode() * 5)[:256]
+_NEVER = sys.maxsize
+#: `Position(…)` runs a Python function that does only this, at twice the cost.
+_position = tuple.__new__
+
+
+def _new_epoch() -> str:
+    # Not from `random`: an application that seeds it would get the same epochs after each restart.
+    return os.urandom(8).translate(_LETTERS).decode()
+
+
+class Stream:
+    """One life of one channel's stream: what has this epoch. `Stored`: a feed may read it without waiting.
+
+    A stream that is forgotten or evicted answers None to every `range` from then on, so that a feed that
+    still holds it falls back to reading from the source, where it learns the new epoch.
+    """
+
+    __slots__ = (
+        "epoch",
+        "expires",
+        "first",
+        "is_scheduled",
+        "items",
+        "top",
+        "touched",
+        "version",
+        "version_epoch",
+    )
+
+    def __init__(self, epoch: str, now: float) -> None:
+        self.epoch = epoch
+        self.top = 0  # offset of the newest publication ever
+        self.first = 1  # the oldest offset that is kept; above `top` while nothing is
+        # Contiguous, and the last one has the offset `top`. May reach a little further back than `first`:
+        # trimming a list moves all of it, so it is done for an eighth at a time. A deque would cost 600 bytes
+        # while empty.
+        self.items: list[Publication] = []
+        self.expires = 0.0  # when the publications do
+        self.is_scheduled = False  # for the sweep of publications; at most once
+        self.touched = now
+        self.version = 0
+        self.version_epoch = ""
+
+    @property
+    def head(self) -> Position:
+        """Where the stream stands."""
+        return Position(self.epoch, self.top)
+
+    def append(self, publication: Publication, size: int, now: float, ttl: float) -> Publication:
+        """Keep it as the newest of `size` until `ttl` seconds pass without another; returns what is kept."""
+        if self.expires <= now:
+            self.clear()
+        self.top = top = self.top + 1
+        self.expires = now + ttl
+        items = self.items
+        # What `publication.at(top)` does, without the call.
+        kept = Publication(publication.data, top, publication.info, publication.tags, publication.binary)
+        items.append(kept)
+        if top - self.first >= size:
+            self.first = top - size + 1
+            if len(items) > size + (size >> 3):
+                del items[:-size]
+        return kept
+
+    def is_news(self, version: int, version_epoch: str) -> bool:
+        """Whether this version is above the last one under its epoch; if so, it is the last one now (B3)."""
+        if version_epoch == self.version_epoch and version <= self.version:
+            return False
+        self.version = version
+        self.version_epoch = version_epoch
+        return True
+
+    def range(self, after: int, upto: int) -> Sequence[Publication] | None:
+        """Publications after + 1 to upto, all of them; None if they are not all kept (any more).
+
+        Asks no clock: what expired is still in here until it is swept, like in any ring.
+        """
+        if after >= upto and self.first != _NEVER:
+            return ()
+        if after + 1 < self.first or upto > self.top:
+            return None
+        base = self.top - len(self.items)
+        return self.items[after - base : upto - base]
+
+    def page(self, after: int, limit: int, max_bytes: int) -> Sequence[Publication]:
+        """Forward from `after` (S4)."""
+        base = self.top - len(self.items)
+        start = max(after, self.first - 1) - base
+        return _fitting(self.items[start : start + max(limit, 0)], max_bytes)
+
+    def page_back(self, before: int, limit: int, max_bytes: int) -> Sequence[Publication]:
+        """Backward from below `before`, or from the head if it is 0."""
+        base = self.top - len(self.items)
+        stop = min(before - 1, self.top) if before > 0 else self.top
+        start = max(self.first - 1, stop - max(limit, 0))
+        if start >= stop:
+            return ()
+        return _fitting(self.items[start - base : stop - base][::-1], max_bytes)
+
+    def clear(self) -> None:
+        """Let go of the publications; the head stays."""
+        self.items.clear()
+        self.first = max(self.first, self.top + 1)  # a retired one stays retired
+
+    def retire(self) -> None:
+        """This life is over: nothing can be read of it any more."""
+        self.items.clear()
+        self.first = _NEVER
+
+
+def _fitting(publications: list[Publication], max_bytes: int) -> list[Publication]:
+    """As many of the first ones as fit, and at least one."""
+    used = 0
+    for count, publication in enumerate(publications):
+        used += publication.size
+        if used > max_bytes and count:
+            return publications[:count]
+    return publications
+
+
+class _Keys:
+    """Idempotency keys and what became of the publish that brought each; bounded in number and time."""
+
+    __slots__ = ("_entries", "evicted", "max_keys")
+
+    def __init__(self, max_keys: int) -> None:
+        self.max_keys = max_keys
+        self.evicted = 0
+        # All live equally long, so that the order of insertion is the order of expiry.
+        # Flat and without a `Published`, which would be half as large again.
+        self._entries: OrderedDict[tuple[str, str], tuple[float, str, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, channel: str, key: str, now: float) -> Published | None:
+        entry = self._entries.get((channel, key))
+        if entry is None or entry[0] <= now:
+            return None
+        _, epoch, offset = entry
+        return Published(Position(epoch, offset) if epoch else None, 0, True)
+
+    def remember(self, channel: str, key: str, now: float, published: Published) -> None:
+        entries = self._entries
+        entries.pop((channel, key), None)
+        epoch, offset = published.position or ("", 0)
+        entries[channel, key] = now + KEY_TTL, epoch, offset
+        if len(entries) > self.max_keys:
+            entries.popitem(last=False)
+            if self.evicted % 10_000 == 0:
+                log.warning("over %d idempotency keys in %d s: the oldest are forgotten", self.max_keys, KEY_TTL)
+            self.evicted += 1
+
+    def next_deadline(self) -> float | None:
+        return next(iter(self._entries.values()))[0] if self._entries else None
+
+    def sweep(self, now: float, budget: int) -> int:
+        while budget > 0 and (deadline := self.next_deadline()) is not None and deadline <= now:
+            self._entries.popitem(last=False)
+            budget -= 1
+        return budget
+
+
+class Exchange:
+    """The streams, and who listens. Several `MemoryBroker`s on one exchange are several nodes in one process.
+
+    It has no clock: whoever calls says what time it is. Its sweep runs on the timer wheel of the first broker
+    that is running, and moves to another's when that one stops; all of them must go by the same clock.
+    """
+
+    __slots__ = (
+        "_due", "_keys", "_listeners", "_order", "_streams", "_timer", "_wheels", "max_streams", "meta_ttl",
+        "streams_evicted",
+    )  # fmt: skip
+
+    def __init__(self, *, meta_ttl: float = META_TTL, max_streams: int = MAX_STREAMS, max_keys: int = MAX_KEYS) -> None:
+        self.meta_ttl = meta_ttl
+        self.max_streams = max_streams
+        self.streams_evicted = 0
+        self._keys = _Keys(max_keys)
+        # Least recently used first, which makes it the order in which heads expire, too.
+        self._streams: OrderedDict[str, Stream] = OrderedDict()
+        # Tuples, replaced and never changed: an announcement may go through one while somebody comes or
+        # leaves.
+        self._listeners: dict[str, tuple[BrokerEvents, ...]] = {}
+        # Streams by the tick in which their publications may have expired, and the ticks as a heap.
+        self._due: dict[int, list[Stream]] = {}
+        self._order: list[int] = []
+        self._wheels: list[TimerWheel] = []
+        self._timer: Timer | None = None
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    @property
+    def keys_evicted(self) -> int:
+        """Idempotency keys that were forgotten before their five minutes were over."""
+        return self._keys.evicted
+
+    # --- streams
+
+    def stream(self, channel: str, now: float) -> Stream:
+        """The stream of `channel`, which exists from here on (S2) and counts as used."""
+        stream = self._streams.get(channel)
+        if stream is None:
+            return self._create(channel, now)
+        if stream.touched + self.meta_ttl <= now and channel not in self._listeners:
+            self.forget(channel)
+            return self._create(channel, now)
+        stream.touched = now
+        self._streams.move_to_end(channel)
+        return stream
+
+    def forget(self, channel: str) -> None:
+        """Drop the stream. Whoever asks next gets another epoch."""
+        stream = self._streams.pop(channel, None)
+        if stream is not None:
+            stream.retire()
+
+    def _create(self, channel: str, now: float) -> Stream:
+        if len(self._streams) >= self.max_streams:
+            self._make_room(now)
+        stream = self._streams[channel] = Stream(_new_epoch(), now)
+        if len(self._streams) == 1:
+            self._arm()
+        return stream
+
+    def _make_room(self, now: float) -> None:
+        """Evict the least recently used streams that nobody listens to, until there is room for one.
+
+        Feeds rely on the stream of a channel that they listen to, and it is never taken from them: while more
+        channels than `max_streams` are listened to, there are as many streams.
+        """
+        for _ in range(_LOOKED_AT):
+            if len(self._streams) < self.max_streams:
+                return
+            channel, stream = next(iter(self._streams.items()))
+            if self._is_listened_to(channel, stream, now):
+                continue
+            self.forget(channel)
+            if self.streams_evicted % 10_000 == 0:
+                log.warning("over %d streams: the least recently used ones are forgotten", self.max_streams)
+            self.streams_evicted += 1
+
+    def _is_listened_to(self, channel: str, stream: Stream, now: float) -> bool:
+        """To listen is to use: such a stream is not the least recently used one any more."""
+        if channel not in self._listeners:
+            return False
+        stream.touched = now
+        self._streams.move_to_end(channel)
+        return True
+
+    # --- publishing
+
+    def append(self, channel: str, publication: Publication, options: StreamOptions, now: float) -> Published:
+        """Give the next offset, keep, and announce (B1)."""
+        stream = self.stream(channel, now)
+        if options.version and not stream.is_news(options.version, options.version_epoch):
+            return Published(stream.head, 0, True)
+        kept = stream.append(publication, options.size, now, options.ttl)
+        if not stream.is_scheduled:
+            self._schedule(stream)
+        epoch = stream.epoch
+        position = _position(Position, (epoch, kept.offset))
+        return Published(position, self.announce(channel, kept, epoch))
+
+    def publish_once(self, channel: str, publication: Publication, options: StreamOptions, now: float) -> Published:
+        """Publish unless the options' idempotency key was here already (B3)."""
+        key = options.idempotency_key
+        before = self._keys.find(channel, key, now)
+        if before is not None:
+            return before
+        if options.size > 0:
+            published = self.append(channel, publication, options, now)
+        else:
+            published = Published(None, self.announce(channel, publication.at(0), ""))
+        self._keys.remember(channel, key, now, published)
+        if len(self._keys) == 1:
+            self._arm()
+        return published
+
+    def announce(self, channel: str, publication: Publication, epoch: str) -> int:
+        """Tell everybody who listens; returns how many that are."""
+        listeners = self._listeners.get(channel)
+        if listeners is None:
+            return 0
+        for events in listeners:
+            try:
+                events.on_publication(channel, publication, epoch)
+            except Exception:
+                log.exception("a listener failed on channel %r, offset %d", channel, publication.offset)
+        return len(listeners)
+
+    def notify(self, channel: str, notice: Notice) -> None:
+        """Tell everybody who listens that somebody came or left."""
+        for events in self._listeners.get(channel, ()):
+            try:
+                events.on_notice(channel, notice)
+            except Exception:
+                log.exception("a listener failed on a notice in channel %r", channel)
+
+    # --- listening
+
+    def listen(self, channel: str, events: BrokerEvents) -> None:
+        """Tell `events` from now on."""
+        self._listeners[channel] = (*self._listeners.get(channel, ()), events)
+
+    def leave(self, channel: str, events: BrokerEvents) -> None:
+        """Tell `events` no more."""
+        if rest := tuple(other for other in self._listeners[channel] if other is not events):
+            self._listeners[channel] = rest
+        else:
+            del self._listeners[channel]
+
+    def attach(self, timers: TimerWheel) -> None:
+        """A broker runs, and its wheel turns."""
+        self._wheels.append(timers)
+        self._arm()
+
+    def detach(self, timers: TimerWheel) -> None:
+        """That broker stops; its wheel may stand still from now on."""
+        self._wheels.remove(timers)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._arm()
+
+    # --- expiry
+
+    def _schedule(self, stream: Stream) -> None:
+        """See to it that the stream's publications are freed.
+
+        Its entry stays where it is while the stream is published into, and is moved only when its time has
+        come: a publish pays nothing for it.
+        """
+        stream.is_scheduled = True
+        tick = int(stream.expires / _TICK) + 1
+        bucket = self._due.get(tick)
+        if bucket is not None:
+            bucket.append(stream)
+            return
+        self._due[tick] = [stream]
+        heapq.heappush(self._order, tick)
+        if self._order[0] == tick:
+            self._arm()
+
+    def _arm(self) -> None:
+        """Have the sweep called when the first thing expires."""
+        deadlines = [self._order[0] * _TICK] if self._order else []
+        if self._streams:
+            deadlines.append(next(iter(self._streams.values())).touched + self.meta_ttl)
+        if (deadline := self._keys.next_deadline()) is not None:
+            deadlines.append(deadline)
+        if not deadlines or not self._wheels:
+            return
+        when = min(deadlines)
+        if self._timer is not None:
+            if self._timer.when <= when:
+                return
+            self._timer.cancel()
+        wheel = self._wheels[0]
+        # Never in the past: the wheel would run it in this very turn, and the rest of a slice is meant to
+        # wait.
+        self._timer = wheel.at(max(when, wheel.clock.now()), self._sweep)
+
+    def _sweep(self) -> None:
+        self._timer = None
+        now = self._wheels[0].clock.now()
+        self._keys.sweep(now, self._sweep_heads(now, self._sweep_publications(now, _SLICE)))
+        self._arm()
+
+    def _sweep_publications(self, now: float, budget: int) -> int:
+        while budget > 0 and self._order and self._order[0] * _TICK <= now:
+            bucket = self._due[self._order[0]]
+            while bucket and budget > 0:
+                stream = bucket.pop()
+                budget -= 1 + len(stream.items)
+                stream.is_scheduled = False
+                if stream.expires <= now:
+                    stream.clear()
+                elif stream.items:
+                    self._schedule(stream)
+            if not bucket:
+                del self._due[heapq.heappop(self._order)]
+        return budget
+
+    def _sweep_heads(self, now: float, budget: int) -> int:
+        while budget > 0 and self._streams:
+            channel, stream = next(iter(self._streams.items()))
+            if stream.touched + self.meta_ttl > now:
+                break
+            if not self._is_listened_to(channel, stream, now):
+                budget -= len(stream.items)
+                self.forget(channel)
+            budget -= 1
+        return budget
+
+
+class MemoryBroker:
+    """Implements `Broker` and `HoldsStreams` in this process.
+
+    Without an `exchange` it makes one for itself, with `meta_ttl` and `max_streams`; one that is given keeps
+    its own.
+    """
+
+    __slots__ = ("_channels", "_events", "_now", "_timers", "exchange")
+
+    def __init__(
+        self,
+        timers: TimerWheel,
+        exchange: Exchange | None = None,
+        *,
+        meta_ttl: float = META_TTL,
+        max_streams: int = MAX_STREAMS,
+    ) -> None:
+        if exchange is None:
+            exchange = Exchange(meta_ttl=meta_ttl, max_streams=max_streams)
+        self.exchange = exchange
+        self._timers = timers
+        self._now = timers.clock.now
+        self._channels: set[str] = set()
+        self._events: BrokerEvents | None = None
+
+    async def start(self, events: BrokerEvents) -> None:
+        """Begin; what is announced goes to `events`."""
+        assert self._events is None, "a broker is started once"
+        self._events = events
+        self.exchange.attach(self._timers)
+
+    async def stop(self) -> None:
+        """Listen no more. The streams live as long as the exchange."""
+        if self._events is None:
+            return
+        for channel in self._channels:
+            self.exchange.leave(channel, self._events)
+        self._channels.clear()
+        self._events = None
+        self.exchange.detach(self._timers)
+
+    async def subscribe(self, channel: str) -> None:
+        """Hear what is announced in `channel`."""
+        if self._events is None:
+            raise BackendError("the memory broker is not running")
+        if channel not in self._channels:
+            self._channels.add(channel)
+            self.exchange.listen(channel, self._events)
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Hear it no more."""
+        if channel in self._channels and self._events is not None:
+            self._channels.remove(channel)
+            self.exchange.leave(channel, self._events)
+
+    async def publish(self, channel: str, publication: Publication, options: StreamOptions) -> Published:
+        """Keep (if so asked) and announce. No await in here: see the top of this file."""
+        if options.idempotency_key:
+            return self.exchange.publish_once(channel, publication, options, self._now())
+        if options.size > 0:
+            return self.exchange.append(channel, publication, options, self._now())
+        if publication.offset:
+            publication = publication.at(0)
+        return Published(None, self.exchange.announce(channel, publication, ""))
+
+    async def notify(self, channel: str, notice: Notice) -> None:
+        """Announce a notice."""
+        self.exchange.notify(channel, notice)
+
+    async def heads(self, channels: Sequence[str]) -> dict[str, Position]:
+        """Where each of these streams stands."""
+        now = self._now()
+        return {channel: self.exchange.stream(channel, now).head for channel in channels}
+
+    async def read(
+        self, channel: str, after: int, limit: int, max_bytes: int = 1 << 20, *, reverse: bool = False
+    ) -> Page:
+        """A page and the head, of the same instant."""
+        now = self._now()
+        stream = self.exchange.stream(channel, now)
+        if stream.expires <= now:
+            stream.clear()
+        look = stream.page_back if reverse else stream.page
+        return Page(look(after, limit, max_bytes), stream.head)
+
+    def stored(self, channel: str) -> Stream:
+        """The stream of `channel` in its present life: ask again when the epoch changed."""
+        return self.exchange.stream(channel, self._now())

@@ -1,0 +1,151 @@
+"""Channel names, the rules of their namespaces, and who may what.
+
+Answers for: which rules hold for a channel, and whether a user may subscribe, publish or read under them. Refuses to
+know: connections, tokens and payloads; whether somebody is subscribed comes as an argument.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from hubbub.errors import BadRequest, ConfigurationError, UnknownChannel
+from hubbub.payload import DataFormat
+
+Delivery = Literal["live", "latest", "recent"]
+JoinLeave = Literal["off", "asked", "always"]
+MaySubscribe = Literal["anyone", "user", "owner", "token", "nobody"]
+MayPublish = Literal["anyone", "user", "owner", "subscriber", "nobody"]
+MayRead = Literal["anyone", "subscriber", "nobody"]
+
+#: Characters; as in Centrifugo. Names travel in every push, so they stay short.
+MAX_CHANNEL_LENGTH = 255
+
+#: The namespace of channels without a colon.
+DEFAULT = "default"
+
+_NAMESPACE = re.compile(r"[-\w.]{2,}", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x20\x7f]")
+
+
+class ChannelRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept in the channels of one namespace, and who may what there.
+
+    `history_size` counts publications, `history_ttl` is in seconds, `max_bytes` limits one payload.
+    """
+
+    delivery: Delivery = "live"
+    history_size: int = 100
+    history_ttl: float = 300.0
+    presence: bool = False
+    join_leave: JoinLeave = "off"
+    subscribe: MaySubscribe = "token"
+    publish: MayPublish = "nobody"
+    read: MayRead = "subscriber"
+    data: DataFormat = "json"
+    max_bytes: int = 65536
+
+    def __post_init__(self) -> None:
+        for name, value in (("history_size", self.history_size), ("history_ttl", self.history_ttl)):
+            if value <= 0:
+                raise ConfigurationError(f"{name} = {value}: expected more than 0; delivery = 'live' keeps nothing")
+        if self.max_bytes <= 0:
+            raise ConfigurationError(f"max_bytes = {self.max_bytes}: expected more than 0")
+        if self.join_leave != "off" and not self.presence:
+            raise ConfigurationError(f"join_leave = {self.join_leave!r} needs presence = true")
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether publications get an offset and can be recovered."""
+        return self.delivery != "live"
+
+    @property
+    def kept(self) -> int:
+        """How many publications the source keeps."""
+        return {"live": 0, "latest": 1}.get(self.delivery, self.history_size)
+
+    def may_subscribe(self, channel: str, user: str) -> bool:
+        """Whether `user` ("" is anonymous) may subscribe without a token."""
+        return _may(self.subscribe, channel, user, subscribed=False)
+
+    def may_publish(self, channel: str, user: str, *, subscribed: bool) -> bool:
+        """Whether `user` may publish."""
+        return _may(self.publish, channel, user, subscribed=subscribed)
+
+    def may_read(self, channel: str, user: str, *, subscribed: bool) -> bool:
+        """Whether `user` may read history and presence."""
+        return _may(self.read, channel, user, subscribed=subscribed)
+
+
+def _may(who: str, channel: str, user: str, *, subscribed: bool) -> bool:
+    if who == "anyone":
+        return True
+    if who == "user":
+        return user != ""
+    if who == "owner":
+        return user != "" and re.split("[:#]", channel)[-1] == user
+    return who == "subscriber" and subscribed  # "token" and "nobody" are never granted by a rule
+
+
+class PersonalChannels:
+    """The channel that belongs to one user, by a template such as `user:{user}` or `#{user}`; "" for none."""
+
+    def __init__(self, template: str = "") -> None:
+        if template and template.count("{user}") != 1:
+            raise ConfigurationError(
+                f"personal_channel = {template!r}: expected exactly one {{user}}, as in 'user:{{user}}'"
+            )
+        self.template = template
+        before, _, after = template.partition("{user}")
+        self._pattern = re.compile(f"{re.escape(before)}(.+){re.escape(after)}", re.DOTALL) if template else None
+
+    def of(self, user: str) -> str | None:
+        """The user's own channel; None for the anonymous user, or where there are no personal channels."""
+        return self.template.replace("{user}", user) if self.template and user else None
+
+    def owner(self, channel: str) -> str | None:
+        """Whose channel it is; None if it is nobody's."""
+        match = self._pattern.fullmatch(channel) if self._pattern else None
+        return match.group(1) if match else None
+
+
+class Namespaces:
+    """All rules of one application, by namespace."""
+
+    def __init__(self, rules: Mapping[str, ChannelRules] | None = None) -> None:
+        self._rules = dict(rules or {})
+        self._rules.setdefault(DEFAULT, ChannelRules())
+        for name in self._rules:
+            if not _NAMESPACE.fullmatch(name):
+                raise ConfigurationError(
+                    f"[channels.{name}]: a namespace has two or more of a-z A-Z 0-9 - _ . and nothing else"
+                )
+
+    def resolve(self, channel: str) -> ChannelRules:
+        """The rules of `channel`. Raises UnknownChannel (102): no such namespace; BadRequest (107): a bad name."""
+        namespace, colon, _ = channel.partition(":")
+        rules = self._rules.get(namespace if colon else DEFAULT)
+        if not channel or len(channel) > MAX_CHANNEL_LENGTH or _CONTROL.search(channel):
+            raise BadRequest(_what_is_wrong(channel))
+        if rules is None:
+            raise UnknownChannel
+        return rules
+
+    def __iter__(self) -> object:
+        return iter(self._rules.items())
+
+    @property
+    def max_bytes(self) -> int:
+        """The largest payload that any channel takes; frame limits follow from it."""
+        return max(rules.max_bytes for rules in self._rules.values())
+
+
+def _what_is_wrong(channel: str) -> str:
+    if not channel:
+        return "channel name is empty"
+    if len(channel) > MAX_CHANNEL_LENGTH:
+        return f"channel name of {len(channel)} characters is over the limit of {MAX_CHANNEL_LENGTH}"
+    return "channel name contains white space or control characters"

@@ -1,0 +1,1 @@
+"""The hearth: who is here, who listens to what, what happens."""

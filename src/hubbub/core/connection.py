@@ -1,0 +1,385 @@
+"""One client: its session, its transport, its subscriptions and its deadlines.
+
+Answers for: running the commands of a client in their order, answering each, delivering what the hub gives, falling
+behind when the transport is full and catching up when it drains, and leaving everything when it ends. Refuses to
+know: bytes on sockets (transports), what commands do (`commands`), and who may what.
+
+Every end is the same end: `close`, whoever caused it. It leaves the channels at once, whatever the transport still
+has to say to a peer that may never answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import uuid
+from typing import Any, Protocol
+
+from hubbub.core import commands, eager
+from hubbub.core.hub import Subscription, Variant
+from hubbub.core.lanes import Lanes
+from hubbub.core.node import Node
+from hubbub.core.pump import LOST
+from hubbub.core.variants import Framing
+from hubbub.errors import (
+    Disconnect,
+    DisconnectCode,
+    InternalError,
+    ProtocolError,
+    ReplyError,
+    UnsubscribeCode,
+)
+from hubbub.model import ClientInfo, Credentials
+from hubbub.protocol.codec import Codec
+from hubbub.protocol.messages import Push, Result, UnsubscribePush
+from hubbub.protocol.session import Request, Session, State
+
+log = logging.getLogger(__name__)
+
+
+class Transport(Protocol):
+    """Moves the frames of one connection; never waits.
+
+    It tells its connection `receive` for each message, `paused` when over `write_budget` bytes are unsent, `resumed`
+    when below a quarter of that, and `closed` once the peer is gone.
+    """
+
+    @property
+    def framing(self) -> Framing:
+        """How it wants its messages; the same object for all transports that want the same."""
+        ...
+
+    def write(self, buffers: list[Any]) -> None:
+        """Send these, in order, as made by its framing. Ignored after `close`. The list is not kept."""
+        ...
+
+    def close(self, code: int, reason: str) -> None:
+        """Say goodbye and end; the peer gets a few seconds to answer. Idempotent."""
+        ...
+
+    def pause_reading(self) -> None:
+        """Call `receive` no more, for now."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Call it again."""
+        ...
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        ...
+
+    @property
+    def taken(self) -> int:
+        """Bytes that it has taken so far: while this stands still, the peer does not read."""
+        ...
+
+
+class Connection:
+    """One client. Implements the hub's Subscriber, the pump's Reader and the doorkeeper's Member."""
+
+    __slots__ = (
+        "_dammed",
+        "_lanes",
+        "_node",
+        "_stalled",
+        "_timer",
+        "credentials",
+        "id",
+        "is_closed",
+        "is_paused",
+        "outbox",
+        "session",
+        "subscriptions",
+        "transport",
+        "variant",
+    )
+
+    def __init__(self, node: Node, transport: Transport, codec: Codec) -> None:
+        self._node = node
+        self.transport = transport
+        now = node.clock.now()
+        self.id = str(uuid.uuid4())
+        self.session = Session(codec, node.limits.timing, now)
+        self.variant: Variant = node.variants.of(codec, transport.framing)
+        self.credentials = Credentials()
+        self.subscriptions: dict[str, Subscription] = {}
+        self.outbox: list[Any] = []
+        self.is_closed = False
+        self.is_paused = False
+        self._dammed = False  # too many commands wait: nothing is read
+        self._lanes: Lanes | None = None
+        self._stalled: tuple[float, int] | None = None
+        self._timer = node.timers.at(self.session.deadline, self._tick)
+        node.registry.add(self)
+
+    @property
+    def user(self) -> str:
+        """The verified user, "" for anonymous."""
+        return self.credentials.user
+
+    def info_in(self, subscription: Subscription | None = None) -> ClientInfo:
+        """What others see of this connection, in a channel of its own or anywhere."""
+        chan_info = subscription.chan_info if subscription is not None else b""
+        return ClientInfo(self.credentials.user, self.id, self.credentials.info, chan_info)
+
+    # what comes in --------------------------------------------------------------------------------------------------
+
+    def receive(self, message: bytes) -> None:
+        """One message from the peer, whatever it holds."""
+        if self.is_closed:
+            return
+        try:
+            requests = self.session.receive(message, self._node.clock.now())
+        except ProtocolError as error:
+            self.close(DisconnectCode.BAD_REQUEST, detail=str(error))
+            return
+        for request in requests:
+            self._take(request)
+        if not requests:
+            self._arm()  # a pong moves the deadline
+        self._dam()
+
+    def _take(self, request: Request) -> None:
+        """One request in its turn; nothing after one that ended the connection."""
+        if not self.is_closed and (self._lanes is None or self._lanes.enter(request)):
+            self._run(request)
+
+    def _run(self, request: Request) -> None:
+        """Start a command; most end here, without a task."""
+        try:
+            result, rest = eager.begin(commands.run(self._node, self, request))
+        except Exception as error:
+            self._failed(request, error)
+        else:
+            if rest is None:
+                if result is not None:
+                    self.reply(request.id, result)
+            else:
+                self._wait_for(request, rest)
+                return
+        if self._lanes is not None:
+            self._left(request)
+
+    def _wait_for(self, request: Request, rest: eager.Rest[Result | None]) -> None:
+        """The command waits for something; from here on, lanes keep the order."""
+        if self._lanes is None:
+            self._lanes = Lanes()
+            self._lanes.enter(request)
+        self._node.tasks.spawn(self._finish(request, rest), f"command {request.kind}")
+
+    async def _finish(self, request: Request, rest: eager.Rest[Result | None]) -> None:
+        try:
+            result = await rest
+            if result is not None:
+                self.reply(request.id, result)
+        except Exception as error:
+            self._failed(request, error)
+        finally:
+            self._left(request)
+            self._dam()
+
+    def _left(self, request: Request) -> None:
+        lanes = self._lanes
+        assert lanes is not None, "only commands that entered a lane leave it"
+        for following in lanes.leave(request):
+            if self.is_closed:
+                lanes.leave(following)
+            else:
+                self._run(following)
+        if not len(lanes):
+            self._lanes = None
+
+    def _dam(self) -> None:
+        """Stop reading while too many commands wait, or while the peer does not take what we have for it."""
+        should_stop = self.is_paused or (self._lanes is not None and self._lanes.is_full)
+        if should_stop != self._dammed and not self.is_closed:
+            self._dammed = should_stop
+            if should_stop:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+
+    def _failed(self, request: Request, error: Exception) -> None:
+        if isinstance(error, Disconnect):
+            self.close(error.code, error.reason, detail=error.detail)
+            return
+        if isinstance(error, ProtocolError):
+            self.close(DisconnectCode.BAD_REQUEST, detail=str(error))
+            return
+        if not isinstance(error, ReplyError):
+            self._node.observer.count("command_failed")
+            log.error("%s of user %r failed", request.kind, self.user, exc_info=error)
+            error = InternalError()
+        self._node.observer.count(f"error_{error.wire_code}")
+        if not request.id:
+            return  # a send; nobody waits for an answer
+        self.raw(self.session.codec.error(request.id, error))
+        if request.kind == "connect":
+            self.session.refused()
+
+    # what goes out --------------------------------------------------------------------------------------------------
+
+    def reply(self, id: int, result: Result) -> None:
+        """Answer command `id`."""
+        self.raw(self.session.codec.reply(id, result))
+
+    def push(self, channel: str, push: Push) -> None:
+        """Say something unasked."""
+        self.raw(self.session.codec.push(channel, push))
+
+    def raw(self, message: bytes) -> None:
+        """One encoded message, in its order with everything else."""
+        if not self.is_closed:
+            self._node.hub.enqueue(self, self.variant.pack([message]))
+
+    def flush(self) -> None:
+        """Write the outbox."""
+        self.transport.write(self.outbox)
+        self.outbox.clear()
+
+    # slow and gone --------------------------------------------------------------------------------------------------
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can take a page of what it missed."""
+        return not self.is_paused and not self.is_closed
+
+    @property
+    def behind(self) -> list[Subscription]:
+        """Subscriptions that are not live."""
+        return [sub for sub in self.subscriptions.values() if sub.behind is not None]
+
+    def paused(self) -> None:
+        """The transport is full: nothing more until it drains but answers to what was asked already."""
+        if self.is_closed or self.is_paused:
+            return
+        self.is_paused = True
+        self._node.observer.count("fell_behind")
+        for subscription in self.subscriptions.values():
+            self._node.hub.fall_behind(subscription)
+        self._stalled = (self._node.clock.now(), self.transport.taken)
+        self._arm()
+        self._dam()
+
+    def resumed(self) -> None:
+        """It has drained: catch up."""
+        if self.is_closed or not self.is_paused:
+            return
+        self.is_paused = False
+        self._stalled = None
+        self._dam()
+        self._node.pump.run(self)
+
+    def lost(self, subscription: Subscription) -> None:
+        """What a subscription missed cannot be had any more: the client has to subscribe again."""
+        self._node.hub.fall_behind(subscription)
+        subscription.behind = LOST
+        if subscription.is_server_side:
+            self.close(DisconnectCode.INSUFFICIENT_STATE, detail=f"lost its place in {subscription.channel.name}")
+        else:
+            self.unsubscribe(subscription, UnsubscribeCode.INSUFFICIENT_STATE)
+
+    def unsubscribe(self, subscription: Subscription, code: UnsubscribeCode) -> None:
+        """End one subscription and tell the client why."""
+        self.leave(subscription)
+        self.push(subscription.channel.name, UnsubscribePush(int(code), code.reason))
+
+    def leave(self, subscription: Subscription) -> None:
+        """End one subscription silently."""
+        if self.subscriptions.get(subscription.channel.name) is subscription:
+            del self.subscriptions[subscription.channel.name]
+        self._node.doorkeeper.leave(self, subscription)
+
+    def close(self, code: int, reason: str = "", *, detail: str = "") -> None:
+        """End the connection from our side."""
+        if self.is_closed:
+            return
+        goodbye = Disconnect(code, reason, detail=detail)
+        self._node.observer.count(f"disconnect_{goodbye.code}")
+        log.info("connection %s of user %r is closed: %s", self.id, self.user, goodbye)
+        if self.outbox:
+            self.flush()
+        self.closed()
+        self.transport.close(goodbye.code, goodbye.reason)
+
+    def closed(self) -> None:
+        """It has ended, whoever ended it: leave everything."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self._timer.cancel()
+        self.outbox.clear()
+        for subscription in list(self.subscriptions.values()):
+            self.leave(subscription)
+        self._node.registry.remove(self)
+
+    # deadlines ------------------------------------------------------------------------------------------------------
+
+    def connected(self, credentials: Credentials) -> None:
+        """The client is known from here on."""
+        self.credentials = credentials
+        self.session.accepted(self._node.clock.now(), random.random())
+        self._node.registry.identify(self)
+        self._arm()
+
+    def _arm(self) -> None:
+        """Wait for the earliest of: the session's deadline, the stall check, the end of an expiry's grace."""
+        now = self._node.clock.now()
+        deadline = self.session.deadline
+        if self._stalled is not None:
+            deadline = min(deadline, self._stalled[0] + self._node.limits.stall_timeout)
+        for expire_at in (self.credentials.expire_at, *self._expiring()):
+            if expire_at:
+                deadline = min(deadline, now + max(0.0, self._time_left(expire_at)))
+        if self._timer.when != deadline or self._timer.callback is None:
+            self._timer.cancel()
+            self._timer = self._node.timers.at(deadline, self._tick)
+
+    def rearm(self) -> None:
+        """An expiry has changed."""
+        self._arm()
+
+    def _expiring(self) -> list[float]:
+        return [sub.expire_at for sub in self.subscriptions.values() if sub.expire_at]
+
+    def _time_left(self, expire_at: float) -> float:
+        """Seconds until what expires at Unix time `expire_at` is ended; wall clocks may jump, so ask again."""
+        return expire_at + self._node.limits.expired_grace - self._node.clock.time()
+
+    def _tick(self) -> None:
+        if self.is_closed:
+            return
+        try:
+            self._check_expiry()
+            self._check_stall()
+            ping = self.session.due(self._node.clock.now(), unsent=self.transport.unsent > 0)
+        except Disconnect as error:
+            self.close(error.code, error.reason, detail=error.detail)
+            return
+        if ping is not None:
+            self.raw(ping)
+        if not self.is_closed:
+            self._arm()
+
+    def _check_expiry(self) -> None:
+        expire_at = self.credentials.expire_at
+        if self.session.state is State.CONNECTED and expire_at and self._time_left(expire_at) <= 0:
+            raise Disconnect(DisconnectCode.CONNECTION_EXPIRED)
+        for subscription in list(self.subscriptions.values()):
+            if subscription.expire_at and self._time_left(subscription.expire_at) <= 0:
+                if subscription.is_server_side:
+                    raise Disconnect(DisconnectCode.SUBSCRIPTION_EXPIRED)
+                self.unsubscribe(subscription, UnsubscribeCode.EXPIRED)
+
+    def _check_stall(self) -> None:
+        """A peer that takes no byte of what waits for it for the whole timeout is not slow, it is gone."""
+        if not self.transport.unsent:
+            self._stalled = None
+            return
+        now, taken = self._node.clock.now(), self.transport.taken
+        if self._stalled is None or self._stalled[1] != taken:
+            self._stalled = (now, taken)
+        elif now - self._stalled[0] >= self._node.limits.stall_timeout:
+            raise Disconnect(DisconnectCode.SLOW, detail="no byte was taken within stall_timeout")

@@ -1,0 +1,328 @@
+"""All feeds of a node: the sleeve of I/O around the pure ones.
+
+Answers for: the broker's subscription of every channel with listeners, its feed's questions to the source (bounded,
+many heads in one round trip), checks after silence and after renewed connections, and reading back for those who
+return: one read per channel, however many wait for it. Refuses to know: clients, and what becomes of a break: it is
+told upward.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from hubbub.brokers.base import Broker, HoldsStreams, Notice, Page
+from hubbub.clock import Timer, TimerWheel
+from hubbub.core import eager
+from hubbub.core.feed import Broken, Feed, Question, Step
+from hubbub.core.hub import Channel, Hub
+from hubbub.core.ring import Ring, RingPool
+from hubbub.core.tasks import Tasks
+from hubbub.errors import BackendError, InternalError
+from hubbub.model import Position, Publication
+
+log = logging.getLogger(__name__)
+
+#: Publications and bytes of one read.
+READ_LIMIT, READ_BYTES = 1000, 1 << 20
+#: Reads under way at once, and channels in one question for heads.
+READS_AT_ONCE, HEADS_AT_ONCE = 64, 512
+#: Seconds that a subscribe waits for the source; the SDKs give up after 5.
+OPEN_TIMEOUT = 2.0
+#: Seconds until a failed question is asked again.
+RETRY = 1.0
+#: Times that a read back may find the ring moved on before the client is told to come again.
+READ_BACK_TRIES = 4
+
+
+class Tie:
+    """What binds one channel to the broker: the subscription, and the questions under way."""
+
+    __slots__ = ("back", "back_from", "channel", "heard", "linger", "opening", "patience")
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.opening: asyncio.Future[None] | None = None
+        self.linger: Timer | None = None
+        self.patience: Timer | None = None
+        self.back: asyncio.Future[Page] | None = None
+        self.back_from = 0
+        self.heard = False
+
+
+class Feeds:
+    """The feeds of one node. Implements BrokerEvents.
+
+    `patience` is 0 where the source announces in its own order; `grace` is how long a channel without listeners is
+    kept, so that a page reload costs nothing; `check` is the silence after which the head is compared. All in
+    seconds.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        broker: Broker,
+        *,
+        timers: TimerWheel,
+        tasks: Tasks,
+        on_broken: Callable[[Channel, Broken], None],
+        patience: float = 0.0,
+        grace: float = 5.0,
+        check: float = 40.0,
+    ) -> None:
+        self.hub = hub
+        self.broker = broker
+        self.counts: dict[str, int] = {}
+        self._timers = timers
+        self._tasks = tasks
+        self._on_broken = on_broken
+        self._patience = patience
+        self._grace = grace
+        self._check = check
+        self._ties: dict[str, Tie] = {}
+        self._rings = RingPool()
+        self._reads = asyncio.Semaphore(READS_AT_ONCE)
+        self._heads_wanted: dict[str, None] = {}
+        self._is_asking_heads = False
+        self._local = broker if isinstance(broker, HoldsStreams) else None
+
+    def start(self) -> None:
+        """Begin to watch for silence. A broker in this process loses nothing, and is not asked."""
+        if self._local is None:
+            self._timers.after(self._check, self._check_silent)
+
+    # opening and closing --------------------------------------------------------------------------------------------
+
+    async def open(self, channel: Channel) -> None:
+        """Return once everything published in `channel` is heard here. Raises InternalError (100), which SDKs retry."""
+        tie = self._ties.get(channel.name)
+        if tie is None:
+            tie = self._ties[channel.name] = Tie(channel)
+            _, rest = eager.begin(self._open(tie))
+            if rest is not None:
+                tie.opening = self._tasks.spawn(rest, f"open {channel.name}")
+        if tie.linger is not None:
+            tie.linger.cancel()
+            tie.linger = None
+        if tie.opening is not None:
+            try:
+                await asyncio.wait_for(asyncio.shield(tie.opening), OPEN_TIMEOUT)
+            except (TimeoutError, BackendError) as error:
+                self._count("open_failed")
+                raise InternalError("the channel's source cannot be asked now") from error
+
+    async def _open(self, tie: Tie) -> None:
+        channel = tie.channel
+        try:
+            if channel.rules.has_memory:
+                stored = Ring(self._rings) if self._local is None else self._local.stored(channel.name)
+                channel.feed = Feed(stored, skips=channel.rules.delivery == "latest")
+            await self.broker.subscribe(channel.name)
+            if channel.feed is not None:
+                heads = await self.broker.heads([channel.name])
+                self._apply(tie, channel.feed.start(heads[channel.name]))
+        except BackendError:
+            if self._ties.get(channel.name) is tie:
+                del self._ties[channel.name]
+                self.hub.channels.pop(channel.name, None)
+            raise
+        finally:
+            tie.opening = None
+
+    def close(self, channel: Channel) -> None:
+        """Nobody listens any more; end it after the grace, unless somebody comes back."""
+        tie = self._ties.get(channel.name)
+        if tie is not None and tie.linger is None:
+            tie.linger = self._timers.after(self._grace, lambda: self._end(tie))
+
+    def _end(self, tie: Tie) -> None:
+        channel = tie.channel
+        tie.linger = None
+        if channel.subscriptions or tie.opening is not None or self._ties.get(channel.name) is not tie:
+            return
+        del self._ties[channel.name]
+        self.hub.channels.pop(channel.name, None)
+        if channel.feed is not None and isinstance(channel.feed.stored, Ring):
+            channel.feed.stored.clear()
+        _, rest = eager.begin(self.broker.unsubscribe(channel.name))
+        if rest is not None:
+            self._tasks.spawn(rest, f"unsubscribe {channel.name}")
+
+    # what the broker says -------------------------------------------------------------------------------------------
+
+    def on_publication(self, channel: str, publication: Publication, epoch: str) -> None:
+        """Announced: through the feed if it has an offset, else straight to the hub."""
+        tie = self._ties.get(channel)
+        if tie is None:
+            return
+        tie.heard = True
+        feed = tie.channel.feed
+        if feed is None or not publication.offset:
+            self.hub.broadcast(tie.channel, publication)
+        else:
+            self._apply(tie, feed.announced(publication, epoch))
+
+    def on_notice(self, channel: str, notice: Notice) -> None:
+        """Somebody came or left."""
+        tie = self._ties.get(channel)
+        if tie is not None:
+            self.hub.notify(tie.channel, notice)
+
+    def on_renewed(self, channels: Iterable[str]) -> None:
+        """Announcements may be missing: compare the heads."""
+        for name in channels:
+            tie = self._ties.get(name)
+            if tie is not None and tie.channel.feed is not None:
+                self._ask(tie, "head")
+
+    # what feeds want ------------------------------------------------------------------------------------------------
+
+    def _apply(self, tie: Tie, step: Step) -> None:
+        feed = tie.channel.feed
+        assert feed is not None, "only feeds make steps"
+        if step.broken is not None:
+            self._count("broken")
+            log.warning("channel %s is broken (%s): %s, now %s", tie.channel.name, *step.broken)
+            self._on_broken(tie.channel, step.broken)
+        for publication in step.broadcast:
+            # The first of a stream carries the epoch: its subscribers may have come when there was none.
+            epoch = feed.position.epoch if publication.offset == 1 and feed.position else ""
+            self.hub.broadcast(tie.channel, publication, epoch)
+        if step.ask is not None:
+            self._plan(tie, step.ask, soon=step.soon or not self._patience)
+
+    def _plan(self, tie: Tie, question: Question, *, soon: bool) -> None:
+        if soon:
+            self._ask(tie, question)
+        elif tie.patience is None:
+            tie.patience = self._timers.after(self._patience, lambda: self._patience_over(tie))
+
+    def _patience_over(self, tie: Tie) -> None:
+        tie.patience = None
+        self._ask(tie, "read")
+
+    def _ask(self, tie: Tie, question: Question) -> None:
+        if question == "head":
+            self._heads_wanted[tie.channel.name] = None
+            if not self._is_asking_heads:
+                self._is_asking_heads = True
+                self._tasks.spawn(self._ask_heads(), "heads")
+            return
+        feed = tie.channel.feed
+        if feed is not None and (position := feed.ask("read")) is not None:
+            self._tasks.spawn(self._read(tie, feed, position), f"read {tie.channel.name}")
+
+    async def _read(self, tie: Tie, feed: Feed, position: Position) -> None:
+        try:
+            async with self._reads:
+                page = await self.broker.read(tie.channel.name, position.offset, READ_LIMIT, READ_BYTES)
+        except BackendError as error:
+            feed.failed("read")
+            self._failed(tie, "read", error)
+            return
+        if tie.channel.feed is feed:
+            self._apply(tie, feed.read_done(page))
+
+    async def _ask_heads(self) -> None:
+        """Heads of all channels that want one, many a round trip, until none does."""
+        try:
+            while self._heads_wanted:
+                names = list(self._heads_wanted)[:HEADS_AT_ONCE]
+                for name in names:
+                    del self._heads_wanted[name]
+                await self._ask_some_heads(names)
+        finally:
+            self._is_asking_heads = False
+
+    async def _ask_some_heads(self, names: Sequence[str]) -> None:
+        asked = {}
+        for name in names:
+            tie = self._ties.get(name)
+            feed = tie.channel.feed if tie is not None else None
+            if tie is not None and feed is not None and feed.ask("head") is not None:
+                asked[name] = (tie, feed)
+        if not asked:
+            return
+        try:
+            heads = await self.broker.heads(list(asked))
+        except BackendError as error:
+            for tie, feed in asked.values():
+                feed.failed("head")
+                self._failed(tie, "head", error)
+            return
+        for name, (tie, feed) in asked.items():
+            self._apply(tie, feed.head_seen(heads[name]))
+
+    def _failed(self, tie: Tie, question: Question, error: BackendError) -> None:
+        self._count(f"{question}_failed")
+        log.warning("channel %s: the source cannot be asked (%s), again in %s s", tie.channel.name, error, RETRY)
+        self._timers.after(RETRY, lambda: self._ask_again(tie, question))
+
+    def _ask_again(self, tie: Tie, question: Question) -> None:
+        if self._ties.get(tie.channel.name) is tie:
+            self._ask(tie, question)
+
+    def _check_silent(self) -> None:
+        """Compare the heads of channels that heard nothing since the last time: silence may be deafness."""
+        for tie in self._ties.values():
+            if not tie.heard and tie.channel.feed is not None:
+                self._ask(tie, "head")
+            tie.heard = False
+        self._timers.after(self._check, self._check_silent)
+
+    # for those who return -------------------------------------------------------------------------------------------
+
+    async def since(self, channel: Channel, position: Position) -> Sequence[Publication] | None:
+        """What a subscriber at `position` misses: contiguous, at least the next one, or none if it misses nothing.
+
+        None if that cannot be known any more. When this returns, the caller acts on it without waiting in between.
+        Raises InternalError (100) when the source cannot be asked.
+        """
+        feed = channel.feed
+        page = None
+        for _ in range(READ_BACK_TRIES):
+            if feed is None or not feed.can_know(position):
+                return None
+            found = feed.since(position, page)
+            if found is not None:
+                return found
+            page = await self._read_back(channel, position.offset)
+            if page.head.epoch == (feed.position or page.head).epoch and _is_trimmed(page, position):
+                return None
+        raise InternalError("the channel moves faster than it can be read")
+
+    async def _read_back(self, channel: Channel, offset: int) -> Page:
+        """Read from `offset` on, together with everybody else who waits for that."""
+        tie = self._ties[channel.name]
+        while tie.back is not None and tie.back_from > offset:
+            await asyncio.wait([tie.back])
+        if tie.back is None:
+            tie.back_from = offset
+            tie.back = self._tasks.spawn(self._read_for_many(tie, offset), f"read back {channel.name}")
+        try:
+            return await asyncio.wait_for(asyncio.shield(tie.back), OPEN_TIMEOUT)
+        except (TimeoutError, BackendError) as error:
+            raise InternalError("the channel's source cannot be asked now") from error
+
+    async def _read_for_many(self, tie: Tie, offset: int) -> Page:
+        try:
+            async with self._reads:
+                page = await self.broker.read(tie.channel.name, offset, READ_LIMIT, READ_BYTES)
+            self._count("read_back")
+            feed = tie.channel.feed
+            if feed is not None:
+                self._apply(tie, feed.read_back(page))
+            return page
+        finally:
+            tie.back = None
+
+    def _count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+
+def _is_trimmed(page: Page, position: Position) -> bool:
+    """Whether the page shows that what follows `position` is gone."""
+    if not page.publications:
+        return page.head.offset > position.offset
+    return page.publications[0].offset > position.offset + 1

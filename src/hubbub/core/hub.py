@@ -1,0 +1,293 @@
+"""Who listens here, and fan-out to them at the cost of one append and one write each.
+
+Answers for: channels with listeners on this node, their subscriptions (live or behind), batches that make themselves,
+and the flush that writes each touched subscriber once. Refuses to know: sockets, codecs (a variant is an opaque key
+that can encode), brokers, permissions, and the event loop: it is given a function that schedules.
+
+A publication is encoded once per variant and appended to the open batch of that audience. At the end of the loop turn
+the flush joins each batch once, hands the same buffer to all its live subscribers, and then each touched subscriber
+writes once. Under load turns take longer and batches grow, so that there are ever fewer system calls
+(docs/design/delivery.md).
+
+Invariants:
+- A live subscription of a channel with memory stands exactly at the feed's position.
+- Everything for a subscriber passes through its outbox, so its order holds, replies included.
+- While a flush is being written no other begins: what is published meanwhile waits in the open batches.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from hubbub.brokers.base import Notice
+from hubbub.channels import ChannelRules
+from hubbub.core.feed import Feed
+from hubbub.model import Publication
+
+log = logging.getLogger(__name__)
+
+#: Bytes of one batch, beyond which it is closed at once: centrifuge-python refuses frames over 1 MiB.
+MAX_BATCH = 64 << 10
+
+#: Seconds that a flush writes before it lets others run.
+SLICE = 0.005
+
+#: Subscriptions of one channel on this node, above which joins and leaves are counted and not pushed: a crowd that
+#: returns would cost the square of its number.
+NOTICE_LIMIT = 500
+
+
+class Variant(Protocol):
+    """One way of encoding for a group of subscribers; opaque to the hub but for these four."""
+
+    def prepare(self, channel: str) -> Any:
+        """What `encode` needs of a channel."""
+        ...
+
+    def encode(self, prepared: Any, publication: Publication, epoch: str) -> Any:
+        """One publication as a message."""
+        ...
+
+    def notice(self, channel: str, notice: Notice) -> Any:
+        """A join or leave as a message; None if this variant has no such thing."""
+        ...
+
+    def pack(self, messages: list[Any]) -> Any:
+        """Messages as one buffer, ready to be written to every subscriber of this variant."""
+        ...
+
+
+class Subscriber(Protocol):
+    """Anything that the hub can deliver to."""
+
+    variant: Variant
+    outbox: list[Any]
+
+    def flush(self) -> None:
+        """Write the outbox at once, without waiting, and empty it."""
+        ...
+
+
+class Subscription:
+    """One subscriber's tie to one channel. `behind` is None while live, else the offset it stands at."""
+
+    __slots__ = (
+        "behind",
+        "chan_info",
+        "channel",
+        "expire_at",
+        "is_present",
+        "is_server_side",
+        "subscriber",
+        "wants_notices",
+    )
+
+    def __init__(self, subscriber: Subscriber, channel: Channel) -> None:
+        self.subscriber = subscriber
+        self.channel = channel
+        self.behind: int | None = 0
+        self.chan_info = b""
+        self.expire_at = 0.0
+        self.is_present = False
+        self.is_server_side = False
+        self.wants_notices = False
+
+
+class Audience:
+    """The live subscribers of one channel that share a variant, and their open batch."""
+
+    __slots__ = ("batch", "live", "prepared", "size", "start", "variant")
+
+    def __init__(self, variant: Variant, channel: str) -> None:
+        self.variant = variant
+        self.prepared = variant.prepare(channel)
+        self.live: dict[Subscriber, None] = {}
+        self.batch: list[Any] = []
+        self.size = 0  # bytes of payload in the batch
+        self.start = 0  # the offset that a subscriber without the batch stands at
+
+
+class Channel:
+    """A channel with listeners on this node. `feed` is None where nothing is remembered."""
+
+    __slots__ = ("audiences", "feed", "name", "noticed", "rules", "subscriptions")
+
+    def __init__(self, name: str, rules: ChannelRules) -> None:
+        self.name = name
+        self.rules = rules
+        self.feed: Feed | None = None
+        self.audiences: dict[Variant, Audience] = {}
+        self.subscriptions: dict[Subscriber, Subscription] = {}
+        self.noticed: list[Notice] = []
+
+    @property
+    def offset(self) -> int:
+        """Where the feed stands; 0 where nothing is remembered."""
+        return self.feed.position.offset if self.feed is not None and self.feed.position is not None else 0
+
+
+class Hub:
+    """All channels with listeners on this node."""
+
+    def __init__(self, schedule: Callable[[Callable[[], None]], object]) -> None:
+        self.channels: dict[str, Channel] = {}
+        self.delivered = 0
+        self.skipped = 0
+        self.notices_dropped = 0
+        self._schedule = schedule
+        self._dirty: dict[Audience, None] = {}
+        self._noticed: dict[Channel, None] = {}
+        self._touched: deque[Subscriber] = deque()
+        self._is_scheduled = False
+
+    # who listens ----------------------------------------------------------------------------------------------------
+
+    def channel(self, name: str, rules: ChannelRules) -> Channel:
+        """The channel, made if nobody listened to it so far."""
+        channel = self.channels.get(name)
+        if channel is None:
+            channel = self.channels[name] = Channel(name, rules)
+        return channel
+
+    def go_live(self, subscription: Subscription) -> None:
+        """From here on it gets what is broadcast; what stands in the open batch it has already."""
+        channel = subscription.channel
+        variant = subscription.subscriber.variant
+        audience = channel.audiences.get(variant)
+        if audience is None:
+            audience = channel.audiences[variant] = Audience(variant, channel.name)
+        if audience.batch:
+            self._close(audience)
+        audience.live[subscription.subscriber] = None
+        subscription.behind = None
+
+    def fall_behind(self, subscription: Subscription) -> None:
+        """It gets nothing any more until it goes live again; `behind` says where it stands."""
+        if subscription.behind is not None:
+            return
+        channel = subscription.channel
+        audience = channel.audiences[subscription.subscriber.variant]
+        audience.live.pop(subscription.subscriber, None)
+        subscription.behind = audience.start if audience.batch else channel.offset
+        self.skipped += len(audience.batch)
+
+    def leave(self, subscription: Subscription) -> bool:
+        """The subscription is over. True if it was the last one of its channel."""
+        channel = subscription.channel
+        subscriber = subscription.subscriber
+        if channel.subscriptions.get(subscriber) is subscription:
+            del channel.subscriptions[subscriber]
+        audience = channel.audiences.get(subscriber.variant)
+        if audience is not None:
+            audience.live.pop(subscriber, None)
+            if not audience.live:
+                audience.batch.clear()
+                del channel.audiences[subscriber.variant]
+        subscription.behind = 0
+        return not channel.subscriptions
+
+    # what they get --------------------------------------------------------------------------------------------------
+
+    def broadcast(self, channel: Channel, publication: Publication, epoch: str = "") -> None:
+        """One publication to every live subscriber, at the end of this loop turn. Never waits."""
+        for audience in channel.audiences.values():
+            if not audience.live:
+                continue
+            if not audience.batch:
+                audience.start = publication.offset - 1 if publication.offset else channel.offset
+                audience.size = 0
+                self._dirty[audience] = None
+            audience.batch.append(audience.variant.encode(audience.prepared, publication, epoch))
+            audience.size += len(publication.data)
+            if audience.size > MAX_BATCH:
+                self._close(audience)
+        if not self._is_scheduled:
+            self._wake()
+
+    def notify(self, channel: Channel, notice: Notice) -> None:
+        """A join or leave to those who want them. One that undoes another of the same flush takes it along."""
+        if len(channel.subscriptions) > NOTICE_LIMIT:
+            self.notices_dropped += 1
+            return
+        for earlier in channel.noticed:
+            if earlier.info.client == notice.info.client and (earlier.kind, notice.kind) == ("join", "leave"):
+                channel.noticed.remove(earlier)
+                return
+        channel.noticed.append(notice)
+        self._noticed[channel] = None
+        self._wake()
+
+    def enqueue(self, subscriber: Subscriber, buffer: Any) -> None:
+        """A buffer for one subscriber, in its order with everything else."""
+        if not subscriber.outbox:
+            self._touched.append(subscriber)
+        subscriber.outbox.append(buffer)
+        if not self._is_scheduled:
+            self._wake()
+
+    # the flush ------------------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._schedule(self._flush)
+
+    def _flush(self) -> None:
+        while self._dirty:
+            self._close(next(iter(self._dirty)))
+        if self._noticed:
+            self._flush_notices()
+        self._write()
+
+    def _close(self, audience: Audience) -> None:
+        """Join the open batch once and give the buffer to everybody live."""
+        self._dirty.pop(audience, None)
+        messages, audience.batch = audience.batch, []
+        if not messages or not audience.live:
+            return
+        buffer = audience.variant.pack(messages)
+        self.delivered += len(messages) * len(audience.live)
+        touch = self._touched.append
+        for subscriber in audience.live:
+            outbox = subscriber.outbox
+            if not outbox:
+                touch(subscriber)
+            outbox.append(buffer)
+        self._wake()
+
+    def _flush_notices(self) -> None:
+        noticed, self._noticed = self._noticed, {}
+        for channel in noticed:
+            notices, channel.noticed = channel.noticed, []
+            buffers: dict[Variant, Any] = {}
+            for subscriber, subscription in channel.subscriptions.items():
+                if not subscription.wants_notices or subscription.behind is not None:
+                    continue
+                variant = subscriber.variant
+                if variant not in buffers:
+                    buffers[variant] = variant.pack([variant.notice(channel.name, notice) for notice in notices])
+                self.enqueue(subscriber, buffers[variant])
+
+    def _write(self) -> None:
+        """Each touched subscriber writes once, in slices: a crowd must not keep the loop from reading and pinging."""
+        touched = self._touched
+        deadline = time.perf_counter() + SLICE
+        written = 0
+        while touched:
+            subscriber = touched.popleft()
+            try:
+                subscriber.flush()
+            except Exception:
+                log.exception("a subscriber failed to write: %r", subscriber)
+                subscriber.outbox.clear()
+            written += 1
+            if not written & 31 and touched and time.perf_counter() > deadline:
+                self._schedule(self._write)
+                return
+        self._is_scheduled = False
+        if self._dirty or self._noticed:
+            self._wake()

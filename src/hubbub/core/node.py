@@ -1,0 +1,304 @@
+"""One running server: what can be done on it, by clients, servers and Python alike.
+
+Answers for: publish, history, presence, channels, disconnect, unsubscribe and info, behind the one gate; and for
+holding the parts of the hearth together from start to stop. Refuses to know: the wire, transports, HTTP, and
+permissions of clients (`commands` asks before it calls here).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import uuid
+from collections.abc import Callable, Collection, Iterable
+from fnmatch import translate as glob_to_regex
+from functools import partial
+
+import msgspec
+
+from hubbub.brokers.base import Broker, Page, StreamOptions
+from hubbub.channels import ChannelRules, Namespaces
+from hubbub.clock import SystemClock, TimerWheel
+from hubbub.core.access import Access
+from hubbub.core.feed import Broken
+from hubbub.core.feeds import Feeds
+from hubbub.core.hooks import Counters, Handlers, NoHandlers
+from hubbub.core.hub import Channel, Hub, Subscription
+from hubbub.core.pump import LOST, Pump, Reader
+from hubbub.core.registry import Registry
+from hubbub.core.subscribing import Doorkeeper
+from hubbub.core.tasks import Tasks
+from hubbub.core.variants import Variants
+from hubbub.errors import BadRequest, DisconnectCode, NotAvailable, UnrecoverablePosition, UnsubscribeCode
+from hubbub.model import ClientInfo, Position, PresenceStats, Publication, Published
+from hubbub.payload import admit
+from hubbub.presence.base import Presence
+from hubbub.protocol.session import Timing
+
+log = logging.getLogger(__name__)
+
+#: Publications in one answer about history, as upstream.
+HISTORY_LIMIT = 300
+#: Bytes of payload in one answer about history.
+HISTORY_BYTES = 512 << 10
+#: Subscriptions that are told of a break at once; more are told in steps, so that a large channel does not return as
+#: one.
+BREAK_CROWD, BREAK_STEP = 500, 0.1
+#: Part of its time to live after which an entry of presence is renewed: one renewal may be lost.
+PRESENCE_RENEWAL = 0.45
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one connection may cost. Seconds, and bytes for `write_budget`."""
+
+    timing: Timing = Timing()
+    stall_timeout: float = 30.0
+    expired_grace: float = 25.0
+    max_channels: int = 128
+    write_budget: int = 1 << 20
+
+
+class NodeInfo(msgspec.Struct):
+    """What a node says about itself. `uptime` is in seconds."""
+
+    uid: str
+    name: str
+    version: str
+    num_clients: int
+    num_users: int
+    num_subs: int
+    num_channels: int
+    uptime: int
+    metrics: dict[str, int]
+
+
+class Node:
+    """One node. `start` before use; everything on one event loop. Two nodes in one process do not notice each other."""
+
+    def __init__(
+        self,
+        namespaces: Namespaces,
+        broker: Broker,
+        *,
+        presence: Presence,
+        timers: TimerWheel | None = None,
+        access: Access | None = None,
+        handlers: Handlers | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.id = str(uuid.uuid4())
+        self.namespaces = namespaces
+        self.broker = broker
+        self.presence_store = presence
+        self.timers = timers or TimerWheel(SystemClock())
+        self.clock = self.timers.clock
+        self.access = access or Access(namespaces)
+        self.handlers = handlers or NoHandlers()
+        self.limits = limits or Limits()
+        self.observer = Counters()
+        self.tasks = Tasks()
+        self.variants = Variants()
+        self.registry = Registry()
+        self.hub = Hub(self._schedule)
+        self.feeds = Feeds(self.hub, broker, timers=self.timers, tasks=self.tasks, on_broken=self._broken)
+        self.pump = Pump(self.hub, self.feeds, self.tasks, schedule=self._schedule, later=self.timers.after)
+        self.doorkeeper = Doorkeeper(
+            self.hub, self.feeds, broker=broker, presence=presence, tasks=self.tasks, observer=self.observer
+        )
+        self.is_running = False
+        self._started = self.clock.now()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Begin. Raises BackendError when broker or presence cannot be reached."""
+        self._loop = asyncio.get_running_loop()
+        self._started = self.clock.now()
+        self.timers.on_earlier = self._set_alarm
+        await self.broker.start(self.feeds)
+        await self.presence_store.start()
+        self.feeds.start()
+        if self.presence_store.ttl is not None:
+            self.timers.after(self.presence_store.ttl * PRESENCE_RENEWAL, self._renew_presence)
+        self.is_running = True
+        self._set_alarm()
+
+    async def stop(self) -> None:
+        """Close every connection with 3001, which SDKs come back from, and let go of everything. Idempotent."""
+        if not self.is_running:
+            return
+        self.is_running = False
+        for connection in list(self.registry.all.values()):
+            connection.close(DisconnectCode.SHUTDOWN)
+        await self.tasks.stop()
+        await self.broker.stop()
+        await self.presence_store.stop()
+        self.timers.on_earlier = None
+        if self._wake is not None:
+            self._wake.cancel()
+
+    # what can be done -----------------------------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        channel: str,
+        data: bytes,
+        *,
+        options: StreamOptions | None = None,
+        info: ClientInfo | None = None,
+        tags: dict[str, str] | None = None,
+        rules: ChannelRules | None = None,
+        ephemeral: bool = False,
+    ) -> Published:
+        """Publish in `channel`: through the gate, into the source, and from there to everybody.
+
+        `options` carries what the publisher may ask for (idempotency key, version); how much is kept is the rules'
+        affair. `ephemeral`: no offset, not kept. Raises UnknownChannel (102), BadRequest (107), BackendError.
+        """
+        rules = rules or self.namespaces.resolve(channel)
+        payload = admit(data, rules.data, rules.max_bytes)
+        publication = Publication(payload, 0, info, tags, rules.data == "binary")
+        return await self.broker.publish(
+            channel, publication, EPHEMERAL if ephemeral else _stream_options(rules, options)
+        )
+
+    async def history(
+        self, channel: str, limit: int = 0, since: Position | None = None, *, reverse: bool = False
+    ) -> Page:
+        """Publications that are kept, and the head. `limit` 0: the head alone; below 0: as many as one answer holds.
+
+        Forward: after `since`, oldest first; reverse: before it, newest first. Raises NotAvailable (108) where
+        nothing is kept, UnrecoverablePosition (112) for another epoch, BadRequest (107) for reverse from offset 0.
+        """
+        rules = self.namespaces.resolve(channel)
+        if not rules.has_memory:
+            raise NotAvailable
+        if reverse and since is not None and since.offset == 0:
+            raise BadRequest("reverse history before offset 0: there is nothing before the beginning")
+        count = HISTORY_LIMIT if limit < 0 else min(limit, HISTORY_LIMIT)
+        after = since.offset if since is not None else 0
+        page = await self.broker.read(channel, after, count, HISTORY_BYTES, reverse=reverse)
+        if since is not None and since.epoch not in ("", page.head.epoch):
+            raise UnrecoverablePosition
+        return page
+
+    async def presence(self, channel: str) -> dict[str, ClientInfo]:
+        """Who is in `channel`, by connection. Raises NotAvailable (108) where presence is off."""
+        if not self.namespaces.resolve(channel).presence:
+            raise NotAvailable
+        return await self.presence_store.members(channel)
+
+    async def presence_stats(self, channel: str) -> PresenceStats:
+        """How many are in `channel`. Raises NotAvailable (108) where presence is off."""
+        if not self.namespaces.resolve(channel).presence:
+            raise NotAvailable
+        return await self.presence_store.stats(channel)
+
+    def channels(self, pattern: str = "") -> dict[str, int]:
+        """Channels with listeners, and how many; `pattern` is a glob (`*`, `?`, `[abc]`), empty for all."""
+        matches: Callable[[str], object] = re.compile(glob_to_regex(pattern)).match if pattern else bool
+        return {
+            channel.name: len(channel.subscriptions)
+            for channel in self.hub.channels.values()
+            if channel.subscriptions and matches(channel.name)
+        }
+
+    def disconnect(
+        self, user: str, client: str = "", *, code: int = 0, reason: str = "", whitelist: Collection[str] = ()
+    ) -> int:
+        """Close the connections of `user` (with `client`: that one), but those in `whitelist`. Returns how many."""
+        closed = 0
+        for connection in self.registry.of(user, client):
+            if connection.id not in whitelist:
+                connection.close(code or DisconnectCode.FORCE_DISCONNECT, reason)
+                closed += 1
+        return closed
+
+    def unsubscribe(self, user: str, channel: str, client: str = "") -> int:
+        """End the user's subscriptions to `channel` (all channels if empty), and tell the clients. Returns how many."""
+        ended = 0
+        for connection in self.registry.of(user, client):
+            for name in [channel] if channel else list(connection.subscriptions):
+                subscription = connection.subscriptions.get(name)
+                if subscription is not None:
+                    connection.unsubscribe(subscription, UnsubscribeCode.SERVER)
+                    ended += 1
+        return ended
+
+    def info(self, version: str) -> NodeInfo:
+        """What this node says about itself."""
+        counts = dict(self.observer.counts) | self.feeds.counts
+        counts |= {"delivered": self.hub.delivered, "skipped": self.hub.skipped}
+        return NodeInfo(
+            uid=self.id,
+            name=f"hubbub_{self.id[:8]}",
+            version=version,
+            num_clients=len(self.registry.all),
+            num_users=self.registry.users,
+            num_subs=sum(len(channel.subscriptions) for channel in self.hub.channels.values()),
+            num_channels=len(self.channels()),
+            uptime=int(self.clock.now() - self._started),
+            metrics=counts,
+        )
+
+    # how it runs ----------------------------------------------------------------------------------------------------
+
+    def _schedule(self, callback: Callable[[], None]) -> None:
+        """Call back at the end of this loop turn."""
+        assert self._loop is not None, "start() comes first"
+        self._loop.call_soon(callback)
+
+    def _set_alarm(self) -> None:
+        """Sleep until the wheel's next deadline. One alarm per node, whatever waits."""
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        deadline = self.timers.next_deadline()
+        if deadline is not None and self._loop is not None:
+            self._wake = self._loop.call_later(max(0.0, deadline - self.clock.now()), self._ring)
+
+    def _ring(self) -> None:
+        self._wake = None
+        self.timers.advance()
+        if self.is_running and self._wake is None:
+            self._set_alarm()
+
+    def _broken(self, channel: Channel, broken: Broken) -> None:
+        """Nobody gets anything of the new sequence before being told that the old one is over."""
+        subscriptions = list(channel.subscriptions.values())
+        self.observer.count("subscription_broken", len(subscriptions))
+        for subscription in subscriptions:
+            self.hub.fall_behind(subscription)
+            subscription.behind = LOST
+        for start in range(0, len(subscriptions), BREAK_CROWD):
+            crowd = subscriptions[start : start + BREAK_CROWD]
+            delay = start / BREAK_CROWD * BREAK_STEP
+            if delay:
+                self.timers.after(delay, partial(_tell_lost, crowd))
+            else:
+                _tell_lost(crowd)
+
+    def _renew_presence(self) -> None:
+        """Say again who is here, before the entries expire."""
+        assert self.presence_store.ttl is not None, "only armed where entries expire"
+        self.timers.after(self.presence_store.ttl * PRESENCE_RENEWAL, self._renew_presence)
+        self.tasks.spawn(self.doorkeeper.renew(self.hub.channels.values()), "renew presence")
+
+
+def _tell_lost(subscriptions: Iterable[Subscription]) -> None:
+    for subscription in subscriptions:
+        if subscription.behind == LOST:  # else it left meanwhile
+            reader: Reader = subscription.subscriber  # type: ignore[assignment]  # what is in a channel can read
+            reader.lost(subscription)
+
+
+def _stream_options(rules: ChannelRules, asked: StreamOptions | None) -> StreamOptions:
+    """How much is kept is the rules' affair; the rest is the publisher's."""
+    if asked is None:
+        return StreamOptions(rules.kept, rules.history_ttl)
+    return StreamOptions(rules.kept, rules.history_ttl, asked.idempotency_key, asked.version, asked.version_epoch)
+
+
+#: Announced, and kept nowhere.
+EPHEMERAL = StreamOptions()

@@ -1,0 +1,160 @@
+"""Entering and leaving a channel: the one procedure for client-side and server-side subscriptions.
+
+Answers for: opening the channel, presence, recovery, and the moment from which a subscription is live. Refuses to know:
+permissions and tokens (`commands` asked before) and how results are encoded.
+
+The order of it: hear the channel first, then be present, then look at what was missed, and from there on without
+waiting: answer, and go live. What is published in between is in the feed already, so nothing is missed and nothing
+comes twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+from hubbub.brokers.base import Broker, Notice
+from hubbub.channels import ChannelRules
+from hubbub.core.feeds import Feeds
+from hubbub.core.hooks import Observer
+from hubbub.core.hub import Channel, Hub, Subscriber, Subscription
+from hubbub.core.pump import page_of
+from hubbub.core.tasks import Tasks
+from hubbub.errors import BackendError
+from hubbub.model import ClientInfo, Position, Publication
+from hubbub.presence.base import Presence
+
+
+class Entry(NamedTuple):
+    """How a subscription begins.
+
+    `position` is where it stands after `publications`, None where nothing is remembered; `recovered` is None if no
+    recovery was asked for.
+    """
+
+    subscription: Subscription
+    position: Position | None
+    publications: Sequence[Publication]
+    recovered: bool | None
+
+
+class Member(Subscriber, Protocol):
+    """A subscriber with a public identity."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has gone; it may go while something is awaited here."""
+        ...
+
+    def info_in(self, subscription: Subscription | None = None) -> ClientInfo:
+        """What others see of it in this channel."""
+        ...
+
+
+class Doorkeeper:
+    """Lets members into channels and out of them."""
+
+    def __init__(
+        self, hub: Hub, feeds: Feeds, *, broker: Broker, presence: Presence, tasks: Tasks, observer: Observer
+    ) -> None:
+        self._hub = hub
+        self._feeds = feeds
+        self._broker = broker
+        self._presence = presence
+        self._tasks = tasks
+        self._observer = observer
+
+    async def hear(self, subscriber: Subscriber, name: str, rules: ChannelRules) -> Subscription:
+        """Hear the channel. The subscription is behind until `begin` and the pump let it go live.
+
+        Raises InternalError (100).
+        """
+        channel = self._hub.channel(name, rules)
+        subscription = Subscription(subscriber, channel)
+        channel.subscriptions[subscriber] = subscription
+        try:
+            await self._feeds.open(channel)
+        except BaseException:
+            channel.subscriptions.pop(subscriber, None)
+            raise
+        return subscription
+
+    async def enter(self, member: Member, name: str, rules: ChannelRules, *, chan_info: bytes = b"") -> Subscription:
+        """Hear the channel, and be present in it. Raises InternalError (100)."""
+        subscription = await self.hear(member, name, rules)
+        subscription.chan_info = chan_info
+        if rules.presence and not member.is_closed:
+            await self._be_present(member, subscription)
+        return subscription
+
+    async def begin(self, subscription: Subscription, since: Position | None) -> Entry:
+        """Look at what was missed since `since` (None: nothing to recover).
+
+        The caller answers and lets the pump advance without waiting in between. Raises InternalError (100).
+        """
+        channel = subscription.channel
+        feed = channel.feed
+        if feed is None or feed.position is None:
+            return Entry(subscription, None, (), None if since is None else False)
+        if since is None and not feed.skips:
+            subscription.behind = feed.position.offset
+            return Entry(subscription, feed.position, (), None)
+        missed = await self._feeds.since(channel, since or Position("", 0))
+        if missed is None or (feed.skips and not missed and (since is None or since.offset != channel.offset)):
+            subscription.behind = channel.offset
+            return Entry(subscription, feed.position, (), None if since is None else False)
+        page = page_of(missed)
+        start = since.offset if since is not None else channel.offset
+        subscription.behind = page[-1].offset if page else channel.offset
+        return Entry(subscription, Position(feed.position.epoch, start), page, True)
+
+    def entered(self, member: Member, subscription: Subscription) -> None:
+        """The member has its answer: tell the others."""
+        self._notify(member, subscription, "join")
+
+    def leave(self, subscriber: Subscriber, subscription: Subscription) -> None:
+        """The subscription is over; presence and notices follow without being waited for."""
+        channel = subscription.channel
+        if self._hub.leave(subscription):
+            self._feeds.close(channel)
+        if subscription.is_present:
+            member: Member = subscriber  # type: ignore[assignment]  # only members are present
+            self._tasks.begin(self._be_absent(channel, member.info_in(subscription)), "leave presence")
+            self._notify(member, subscription, "leave")
+
+    async def renew(self, channels: Iterable[Channel]) -> None:
+        """Everybody who is here is still here. Liveness comes from connections, not from the moment of joining."""
+        for channel in list(channels):
+            if channel.rules.presence:
+                for subscriber, subscription in list(channel.subscriptions.items()):
+                    if subscription.is_present:
+                        member: Member = subscriber  # type: ignore[assignment]  # only members are present
+                        await self._be_present(member, subscription)
+
+    async def _be_present(self, member: Member, subscription: Subscription) -> None:
+        """Presence that fails never fails a subscription. One that completes after the leave is undone by the leave."""
+        subscription.is_present = True
+        info = member.info_in(subscription)
+        try:
+            await self._presence.add(subscription.channel.name, info)
+        except BackendError:
+            self._observer.count("presence_failed")
+
+    async def _be_absent(self, channel: Channel, info: ClientInfo) -> None:
+        try:
+            await self._presence.remove(channel.name, info.client)
+        except BackendError:
+            self._observer.count("presence_failed")
+
+    def _notify(self, member: Member, subscription: Subscription, kind: str) -> None:
+        channel = subscription.channel
+        if channel.rules.join_leave == "off" or not subscription.is_present:
+            return
+        notice = Notice("join" if kind == "join" else "leave", member.info_in(subscription))
+        self._tasks.begin(self._announce(channel.name, notice), f"announce {kind}")
+
+    async def _announce(self, channel: str, notice: Notice) -> None:
+        try:
+            await self._broker.notify(channel, notice)
+        except BackendError:
+            self._observer.count("notice_failed")

@@ -1,0 +1,1 @@
+"""Doors for servers: the HTTP API and the health pages."""

@@ -1,0 +1,122 @@
+"""The gate: what may enter a channel, from anybody.
+
+Answers for: every payload that is kept or fanned out being one that cannot break the frames around it, neither now nor
+from history: a JSON value is exactly one value, valid UTF-8, on one line, and at most 128 deep. Refuses to know: who
+publishes and where it goes.
+
+Why so strict: payloads are embedded, unparsed, in the frames of every subscriber. One raw newline would split a frame,
+one unbalanced bracket would swallow it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal, NoReturn
+
+import msgspec
+
+from hubbub.errors import BadRequest
+
+DataFormat = Literal["json", "text", "binary"]
+
+#: Levels of arrays and objects. Far above what people send, far below what makes a recursive parser in a client fail.
+MAX_DEPTH = 128
+
+_decode = msgspec.json.decode
+
+
+def admit(data: bytes, format: DataFormat, max_bytes: int) -> bytes:
+    """The payload as it will be kept and sent.
+
+    JSON comes back compacted to one line; text as the JSON string that carries it; binary as it came. Raises BadRequest
+    (107) with a text that names what is wrong.
+    """
+    if len(data) > max_bytes:
+        raise BadRequest(f"payload of {len(data)} bytes is over the channel's max_bytes of {max_bytes}")
+    if format == "json":
+        return json_value(data)
+    if format == "text":
+        try:
+            return msgspec.json.encode(str(data, "utf-8"))
+        except UnicodeDecodeError:
+            raise BadRequest("payload is not valid UTF-8, and this channel carries text") from None
+    return data
+
+
+def json_value(data: bytes) -> bytes:
+    """`data` if it is exactly one JSON value, without raw line breaks. Raises BadRequest (107)."""
+    try:
+        _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        _read_leniently(data)
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
+        raise BadRequest(f"payload is nested deeper than {MAX_DEPTH} levels")
+    if b"\n" in data or b"\r" in data:
+        # Inside strings JSON forbids them raw, so what is left are separators between tokens, never the only one.
+        return data.translate(None, b"\r\n")
+    return data
+
+
+def _read_leniently(data: bytes) -> None:
+    """Second opinion on what the fast parser refuses though it is JSON: lone surrogate escapes, huge numbers."""
+    if not data:
+        raise BadRequest("payload is empty, and this channel carries JSON")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise BadRequest("payload is not valid UTF-8") from None
+    if text.startswith("\ufeff"):
+        raise BadRequest("payload begins with a byte order mark, which JSON forbids")
+    if _depth(data) > MAX_DEPTH:
+        raise BadRequest(f"payload is nested deeper than {MAX_DEPTH} levels")
+    try:
+        json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"payload is not one JSON value: {error}") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _depth(data: bytes) -> int:
+    """Deepest nesting of brackets outside strings. Looks at bytes: in UTF-8 no other character contains them."""
+    deepest = depth = 0
+    in_string = escaped = False
+    for byte in data:
+        if escaped:
+            escaped = False
+        elif in_string:
+            if byte == 0x5C:  # backslash
+                escaped = True
+            elif byte == 0x22:  # quote
+                in_string = False
+        elif byte == 0x22:
+            in_string = True
+        elif byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
+
+
+def encode(value: Any) -> bytes:
+    """A Python value as a JSON payload. Raises BadRequest naming the type that cannot be written."""
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRequest(f"payload cannot be written as JSON: {error}") from None
+
+
+def decode(data: bytes) -> Any:
+    """A JSON payload as a Python value. What the gate admitted decodes, with lone surrogates and huge numbers."""
+    try:
+        return _decode(data)
+    except msgspec.DecodeError:
+        return json.loads(data, parse_int=_integer)
+
+
+def _integer(digits: str) -> int | float:
+    """An integer beyond what Python converts is a number all the same."""
+    return int(digits) if len(digits) < 4000 else float(digits)

@@ -1,0 +1,154 @@
+"""What a codec is, and the JSON one.
+
+Answers for: bytes of a transport message to commands, and replies, pushes and publications to bytes. Refuses to know:
+connections, order, and whether a command makes sense.
+
+JSON: one object a line, several lines a message. Integers are plain numbers, payloads are embedded as they stand.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import ClassVar, Protocol
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from hubbub.errors import ProtocolError, ReplyError
+from hubbub.model import ClientInfo, Publication
+from hubbub.protocol.messages import (
+    PUSH_FIELDS,
+    RESULT_FIELDS,
+    ClientInfoMessage,
+    Command,
+    Payload,
+    PublishResult,
+    Push,
+    Result,
+)
+
+
+class Codec(Protocol):
+    """One encoding of the protocol.
+
+    - C1. `decode` returns the commands of one transport message in their order, or raises ProtocolError; it raises
+      nothing else, whatever the bytes are. Payloads may point into the message: whoever keeps one copies it.
+    - C2. `decode` of a message without any command raises ProtocolError.
+    - C3. What `reply`, `error`, `push` and `publication_push` return are whole messages; any sequence of them through
+      `join` is one transport message that every client of the protocol reads back in that order.
+    - C4. A reply always carries the field of its result, even when it is empty.
+    """
+
+    #: Whether transport messages are binary frames.
+    binary: ClassVar[bool]
+    #: The message that asks a client for its pong.
+    ping: ClassVar[bytes]
+
+    def decode(self, message: bytes) -> list[Command]:
+        """The commands of one transport message (C1, C2)."""
+        ...
+
+    def reply(self, id: int, result: Result) -> bytes:
+        """The answer to command `id` (C4)."""
+        ...
+
+    def error(self, id: int, error: ReplyError) -> bytes:
+        """The answer to command `id` that failed."""
+        ...
+
+    def push(self, channel: str, push: Push) -> bytes:
+        """What the server says unasked, publications excepted."""
+        ...
+
+    def publication(self, publication: Publication, epoch: str = "") -> bytes:
+        """A publication as it stands in results. `epoch` is given with the first one of a stream."""
+        ...
+
+    def publication_push(self, channel: bytes, publication: bytes) -> bytes:
+        """A publication as a push: `channel` from `channel_prefix`, `publication` from `publication`. The hot path."""
+        ...
+
+    def channel_prefix(self, channel: str) -> bytes:
+        """What `publication_push` needs of a channel, to be kept with it."""
+        ...
+
+    def join(self, messages: list[bytes]) -> bytes:
+        """Several messages as one transport message (C3)."""
+        ...
+
+
+def info_message(info: ClientInfo) -> ClientInfoMessage:
+    """A client's public identity for the wire."""
+    return ClientInfoMessage(info.user, info.client, _payload(info.conn_info), _payload(info.chan_info))
+
+
+def _payload(data: bytes) -> Payload:
+    return Raw(data) if data else UNSET
+
+
+_encode = msgspec.json.encode
+_decode_lines = msgspec.json.Decoder(Command).decode_lines
+
+
+class JsonCodec:
+    """JSON, one object a line."""
+
+    binary: ClassVar[bool] = False
+    ping: ClassVar[bytes] = b"{}"
+
+    def decode(self, message: bytes) -> list[Command]:
+        """The commands of one transport message."""
+        try:
+            commands = _decode_lines(message)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ProtocolError(f"not commands in JSON: {error}") from None
+        if not commands:
+            raise ProtocolError("a message without a command")
+        return commands
+
+    def reply(self, id: int, result: Result) -> bytes:
+        """The answer to command `id`."""
+        if type(result) is PublishResult:
+            return b'{"id":%d,"publish":{}}' % id
+        return b'{"id":%d,"%b":%b}' % (id, RESULT_FIELDS[type(result)].encode(), _encode(result))
+
+    def error(self, id: int, error: ReplyError) -> bytes:
+        """The answer to command `id` that failed."""
+        body: dict[str, object] = {"code": error.wire_code, "message": error.message}
+        if error.is_temporary:
+            body["temporary"] = True
+        return b'{"id":%d,"error":%b}' % (id, _encode(body))
+
+    def push(self, channel: str, push: Push) -> bytes:
+        """What the server says unasked."""
+        head = b'"channel":%b,' % _encode(channel) if channel else b""
+        return b'{"push":{%b"%b":%b}}' % (head, PUSH_FIELDS[type(push)].encode(), _encode(push))
+
+    def publication(self, publication: Publication, epoch: str = "") -> bytes:
+        """A publication as it stands in results."""
+        data = publication.data
+        if publication.binary:
+            data = b'"' + base64.b64encode(data) + b'"'
+        if publication.info is None and publication.tags is None and not epoch:
+            if publication.offset:
+                return b'{"data":%b,"offset":%d}' % (data, publication.offset)
+            return b'{"data":%b}' % data
+        return b'{"data":%b%b%b%b%b}' % (
+            data,
+            b"" if publication.info is None else b',"info":' + _encode(info_message(publication.info)),
+            b',"offset":%d' % publication.offset if publication.offset else b"",
+            b',"tags":' + _encode(publication.tags) if publication.tags else b"",
+            b',"epoch":' + _encode(epoch) if epoch else b"",
+        )
+
+    def publication_push(self, channel: bytes, publication: bytes) -> bytes:
+        """A publication as a push."""
+        return channel + publication + b"}}"
+
+    def channel_prefix(self, channel: str) -> bytes:
+        """Everything of the push that stands before the publication."""
+        return b'{"push":{"channel":%b,"pub":' % _encode(channel)
+
+    def join(self, messages: list[bytes]) -> bytes:
+        """One message a line."""
+        return b"\n".join(messages) if len(messages) > 1 else messages[0]

@@ -1,0 +1,1 @@
+"""Doors for clients: bytes to and from a connection, nothing else."""

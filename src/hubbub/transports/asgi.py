@@ -1,0 +1,154 @@
+"""The reference door: the client protocol over any ASGI server's WebSocket.
+
+Answers for: one connection's messages to and from `receive` and `send`, with a bounded queue of bytes between
+fan-out, which never waits, and `send`, which does. Refuses to know: RFC 6455 (the server's affair), commands and
+channels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from hubbub.protocol.codec import Codec
+from hubbub.transports.endpoint import Endpoint
+from hubbub.transports.handshake import Codecs, Gate
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+#: RFC 6455, 7.4.1: a message too big to process. SDKs do not come back after it.
+MESSAGE_TOO_BIG = 1009
+
+
+class TextOrBytes:
+    """The framing of ASGI: the server makes the frames, and wants text for text."""
+
+    def frame(self, payload: bytes, *, binary: bool) -> str | bytes:
+        """One message."""
+        return payload if binary else payload.decode()
+
+
+class AsgiTransport:
+    """One connection's way out. Implements Transport."""
+
+    def __init__(self, framing: TextOrBytes, write_budget: int) -> None:
+        self.framing = framing
+        self.endpoint: Endpoint | None = None
+        self.unsent = 0
+        self.taken = 0
+        self.may_read = asyncio.Event()
+        self.may_read.set()
+        self._budget = write_budget
+        self._queue: deque[str | bytes] = deque()
+        self._goodbye: tuple[int, str] | None = None
+        self._has_work = asyncio.Event()
+        self._is_paused = False
+
+    def write(self, buffers: list[Any]) -> None:
+        """Queue them for the writer."""
+        if self._goodbye is not None:
+            return
+        self._queue.extend(buffers)
+        self.unsent += sum(map(len, buffers))
+        self._has_work.set()
+        if self.unsent > self._budget and not self._is_paused and self.endpoint is not None:
+            self._is_paused = True
+            self.endpoint.paused()
+
+    def close(self, code: int, reason: str) -> None:
+        """Close after what is queued."""
+        if self._goodbye is None:
+            self._goodbye = (code, reason)
+            self._has_work.set()
+
+    def pause_reading(self) -> None:
+        """The reader waits."""
+        self.may_read.clear()
+
+    def resume_reading(self) -> None:
+        """The reader goes on."""
+        self.may_read.set()
+
+    async def write_all(self, send: Send) -> None:
+        """Send what is queued as it comes, until the goodbye."""
+        while True:
+            while self._queue:
+                buffer = self._queue.popleft()
+                await send({"type": "websocket.send", "text" if isinstance(buffer, str) else "bytes": buffer})
+                self._took(len(buffer))
+            if self._goodbye is not None:
+                code, reason = self._goodbye
+                await send({"type": "websocket.close", "code": code, "reason": reason})
+                return
+            self._has_work.clear()
+            await self._has_work.wait()
+
+    def _took(self, size: int) -> None:
+        self.unsent -= size
+        self.taken += size
+        if self._is_paused and self.unsent < self._budget // 4 and self.endpoint is not None:
+            self._is_paused = False
+            self.endpoint.resumed()
+
+
+class AsgiDoor:
+    """Opens connections for the WebSocket requests of one ASGI application."""
+
+    def __init__(
+        self,
+        open: Callable[[AsgiTransport, Codec], Endpoint],
+        *,
+        gate: Gate,
+        max_message: int,
+        write_budget: int,
+    ) -> None:
+        self._open = open
+        self._gate = gate
+        self._max_message = max_message
+        self._write_budget = write_budget
+        self._codecs = Codecs()
+        self._framing = TextOrBytes()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One WebSocket, from its request to its end."""
+        await receive()  # websocket.connect
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        peer = (scope.get("client") or ("", 0))[0]
+        if not self._gate.admits(headers, peer):
+            await send({"type": "websocket.close", "code": 1008, "reason": "origin not allowed"})  # HTTP 403
+            return
+        codec, subprotocol = self._codecs.negotiate(
+            scope.get("subprotocols", ()), scope["query_string"].decode("latin-1")
+        )
+        await send({"type": "websocket.accept", "subprotocol": subprotocol})
+        transport = AsgiTransport(self._framing, self._write_budget)
+        endpoint = transport.endpoint = self._open(transport, codec)
+        reader = asyncio.ensure_future(self._read_all(transport, endpoint, receive))
+        writer = asyncio.ensure_future(transport.write_all(send))
+        try:
+            # Whoever ends first ends it: the reader when the peer is gone, the writer after the goodbye.
+            await asyncio.wait((reader, writer), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            endpoint.closed()
+            for task in (reader, writer):
+                task.cancel()
+            # A peer that vanished makes `send` fail in ways that each server has its own exception for.
+            await asyncio.gather(reader, writer, return_exceptions=True)
+
+    async def _read_all(self, transport: AsgiTransport, endpoint: Endpoint, receive: Receive) -> None:
+        while True:
+            await transport.may_read.wait()
+            event = await receive()
+            if event["type"] != "websocket.receive":
+                return
+            text = event.get("text")
+            message = text.encode() if text is not None else event["bytes"]
+            if len(message) > self._max_message:
+                transport.close(MESSAGE_TOO_BIG, "message too big")
+                endpoint.closed()
+                await asyncio.Event().wait()  # the writer says goodbye and ends us
+            endpoint.receive(message)

@@ -1,0 +1,102 @@
+"""What is decided before a client's connection is opened: which codec it speaks, and whether its page may.
+
+Answers for: the negotiation of the codec, the origin check, and whose word counts about addresses behind a proxy.
+Refuses to know: how the request came in and how the answer goes out; both doors ask here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from urllib.parse import parse_qs, urlsplit
+
+from hubbub.protocol.codec import Codec, JsonCodec
+
+log = logging.getLogger(__name__)
+
+JSON, PROTOBUF = "centrifuge-json", "centrifuge-protobuf"
+
+
+class Codecs:
+    """One codec of each kind for all connections: the hub tells variants apart by identity."""
+
+    def __init__(self) -> None:
+        self.json: Codec = JsonCodec()
+        self._protobuf: Codec | None = None
+
+    @property
+    def protobuf(self) -> Codec:
+        """Made when the first client wants it: most processes never see one."""
+        if self._protobuf is None:
+            from hubbub.protocol.protobuf import ProtobufCodec
+
+            self._protobuf = ProtobufCodec()
+        return self._protobuf
+
+    def negotiate(self, subprotocols: Sequence[str], query: str) -> tuple[Codec, str | None]:
+        """The codec, and the subprotocol to confirm. By subprotocol, or by URL as older clients do; else JSON."""
+        for subprotocol in subprotocols:
+            if subprotocol == PROTOBUF:
+                return self.protobuf, subprotocol
+            if subprotocol == JSON:
+                return self.json, subprotocol
+        parameters = parse_qs(query)
+        if "protobuf" in (*parameters.get("cf_protocol", ()), *parameters.get("format", ())):
+            return self.protobuf, None
+        return self.json, None
+
+
+class Gate:
+    """Which pages may connect, and which peers may say who they speak for.
+
+    `allowed_origins`: empty for the page's own host alone; `*` for any; else origins such as `https://example.com`,
+    with `*` as a wild card inside (`http://localhost:*`). `trusted_proxies`: addresses or networks whose X-Forwarded
+    headers count; a Unix socket's peer is trusted, since only this machine reaches it.
+    """
+
+    def __init__(self, allowed_origins: Sequence[str] = (), trusted_proxies: Sequence[str] = ()) -> None:
+        self._origins = [origin.lower().rstrip("/") for origin in allowed_origins]
+        self._trusted = [ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies]
+
+    def admits(self, headers: Mapping[str, str], peer: str) -> bool:
+        """Whether the page that this request comes from may connect. `headers` by lower-case name; logs a refusal."""
+        origin = headers.get("origin", "")
+        if not origin or self._is_allowed(origin.lower(), self.host(headers, peer)):
+            return True
+        log.warning(
+            "refused a connection from a page of origin %s to host %s; server.allowed_origins = [%r] would allow it",
+            origin,
+            headers.get("host", ""),
+            origin,
+        )
+        return False
+
+    def host(self, headers: Mapping[str, str], peer: str) -> str:
+        """The host that the client believes it speaks to."""
+        forwarded = headers.get("x-forwarded-host", "") if self._trusts(peer) else ""
+        return (forwarded or headers.get("host", "")).split(",")[0].strip().lower()
+
+    def client_address(self, headers: Mapping[str, str], peer: str) -> str:
+        """Where the client really is: the last address in X-Forwarded-For that is not a trusted proxy."""
+        if not self._trusts(peer):
+            return peer
+        for address in reversed(headers.get("x-forwarded-for", "").split(",")):
+            if address.strip() and not self._trusts(address.strip()):
+                return address.strip()
+        return peer
+
+    def _is_allowed(self, origin: str, host: str) -> bool:
+        if not self._origins:
+            return urlsplit(origin).netloc == host != ""
+        return any(fnmatchcase(origin, allowed) for allowed in self._origins)
+
+    def _trusts(self, peer: str) -> bool:
+        if not peer:
+            return True
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:
+            return False
+        return any(address in network for network in self._trusted)

@@ -1,0 +1,605 @@
+"""Settings: what is read from where, and what is said about every mistake."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hubbub.channels import ChannelRules
+from hubbub.errors import ConfigurationError
+from hubbub.settings import LOCAL_ORIGINS, Api, Auth, Client, Server, Settings, load, notes, origins
+
+HUBBUB_TOML = """
+[server]
+port = 8000
+[auth]
+hmac_secret = "secret"
+insecure = true
+[api]
+key = "test-api-key"
+[channels.default]
+delivery = "recent"
+presence = true
+[channels.recovery]
+delivery = "recent"
+subscribe = "anyone"
+publish = "subscriber"
+[channels.smallhistory]
+delivery = "recent"
+subscribe = "anyone"
+publish = "subscriber"
+history_size = 2
+[channels.fast]
+delivery = "live"
+subscribe = "anyone"
+publish = "anyone"
+"""
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test in a directory of its own, where its file is hubbub.toml."""
+    monkeypatch.chdir(tmp_path)
+
+
+def read(toml: str | bytes = "", env: dict[str, str] | None = None, **arguments: object) -> Settings:
+    """`server__port=1` stands for the argument server.port."""
+    path = Path("hubbub.toml")
+    path.write_bytes(toml if isinstance(toml, bytes) else toml.encode())
+    return load(path, env or {}, {name.replace("__", "."): value for name, value in arguments.items()})
+
+
+def refusal(toml: str | bytes = "", env: dict[str, str] | None = None, **arguments: object) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        read(toml, env, **arguments)
+    assert caught.value.__cause__ is None
+    return str(caught.value)
+
+
+# Reading ----------------------------------------------------------------------------------------------------
+
+
+def test_defaults() -> None:
+    settings = load(None, {})
+    assert settings == load(None, {}, {}) == read() == Settings()
+    assert settings.server == Server("127.0.0.1", 8000, 1, (), "", "", "", ())
+    assert settings.auth == Auth("", anonymous=False, insecure=False, personal_channel="")
+    assert settings.client == Client(25, 8, 10, 30, 25, 128, 1024 * 1024)
+    assert settings.channels == {}
+    assert set(origins(settings).values()) == {"default"}
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUBBUB_SERVER_PORT", "9001")
+    assert load().server.port == 9001
+    assert load(env={}).server.port == 8000
+
+
+def test_the_file_of_the_conformance_suites() -> None:
+    settings = read(HUBBUB_TOML)
+    assert settings.server.port == 8000
+    assert settings.auth == Auth(hmac_secret="secret", insecure=True)
+    assert settings.api == Api(key="test-api-key")
+    assert settings.channels == {
+        "default": ChannelRules(delivery="recent", presence=True),
+        "recovery": ChannelRules(delivery="recent", subscribe="anyone", publish="subscriber"),
+        "smallhistory": ChannelRules(
+            delivery="recent", subscribe="anyone", publish="subscriber", history_size=2
+        ),
+        "fast": ChannelRules(delivery="live", subscribe="anyone", publish="anyone"),
+    }
+
+
+def test_the_stronger_place_wins() -> None:
+    toml = "[server]\nport = 1\n"
+    env = {"HUBBUB_SERVER_PORT": "2"}
+    for settings, port, origin in (
+        (read(), 8000, "default"),
+        (read(toml), 1, "hubbub.toml"),
+        (read(toml, env), 2, "HUBBUB_SERVER_PORT"),
+        (read(toml, env, server__port=3), 3, "argument"),
+        (read(toml, env, server__port=None), 2, "HUBBUB_SERVER_PORT"),
+        (read("", env), 2, "HUBBUB_SERVER_PORT"),
+    ):
+        assert settings.server.port == port
+        assert origins(settings)["server.port"] == origin
+
+
+def test_places_add_up_within_a_namespace() -> None:
+    settings = read(
+        '[channels.chat]\ndelivery = "recent"\n',
+        {"HUBBUB_CHANNELS_CHAT_HISTORY_TTL": "1h"},
+        channels__chat__history_size=5,
+    )
+    assert settings.channels["chat"] == ChannelRules(delivery="recent", history_ttl=3600, history_size=5)
+    assert {key: origin for key, origin in origins(settings).items() if origin != "default"} == {
+        "channels.chat.delivery": "hubbub.toml",
+        "channels.chat.history_ttl": "HUBBUB_CHANNELS_CHAT_HISTORY_TTL",
+        "channels.chat.history_size": "argument",
+    }
+
+
+def test_origins_name_every_key_once() -> None:
+    keys = origins(read("[channels.chat]\n"))
+    assert len(keys) == 8 + 2 + 4 + 1 + 7 + 10
+    assert {"server.port", "broker.name", "auth.hmac_secret", "api.key", "channels.chat.delivery"} < set(keys)
+
+
+def test_an_empty_table_declares_its_namespace() -> None:
+    assert read("[channels.chat]\n").channels == {"chat": ChannelRules()}
+
+
+def test_a_namespace_may_have_dots_and_dashes() -> None:
+    toml = '[channels."a.b-C"]\npresence = true\n'
+    assert read(toml).channels == {"a.b-C": ChannelRules(presence=True)}
+    assert read(toml, {"HUBBUB_CHANNELS_A_B_C_PRESENCE": "0"}).channels == {"a.b-C": ChannelRules()}
+    settings = load(None, {}, {"channels.a.b-C.presence": True})
+    assert settings.channels == {"a.b-C": ChannelRules(presence=True)}
+
+
+def test_a_file_may_begin_with_a_byte_order_mark() -> None:
+    assert read(b"\xef\xbb\xbf[server]\nport = 1\n").server.port == 1
+
+
+# Values -----------------------------------------------------------------------------------------------------
+
+CASES: list[tuple[str, str, str | None, Any]] = [
+    # key, in TOML, in the environment, value
+    ("server.host", '"::1"', "::1", "::1"),
+    ("server.port", "0", " 0 ", 0),
+    ("server.allowed_origins", "[]", "", ()),
+    ("server.allowed_origins", '["*"]', "*", ("*",)),
+    (
+        "server.allowed_origins",
+        '["https://a.example", "http://b:8080"]',
+        "https://a.example, http://b:8080,",
+        ("https://a.example", "http://b:8080"),
+    ),
+    ("server.allowed_origins", '["https://*.a.example", "null"]', None, ("https://*.a.example", "null")),
+    ("server.trusted_proxies", '["10.0.0.1", "fd00::/8", "*"]', None, ("10.0.0.1", "fd00::/8", "*")),
+    ("server.unix", '"/run/hubbub.sock"', "/run/hubbub.sock", "/run/hubbub.sock"),
+    ("broker.url", '"memory://"', "memory://", "memory://"),
+    ("broker.name", '"my:app"', "my:app", "my:app"),
+    ("auth.hmac_secret", '" a,b "', " a,b ", " a,b "),
+    ("auth.anonymous", "true", "true", True),
+    ("auth.anonymous", "true", "1", True),
+    ("auth.anonymous", "false", "False", False),
+    ("auth.anonymous", "false", "0", False),
+    ("client.ping_interval", "30", "30", 30),
+    ("client.ping_interval", "29.5", "29.5", 29.5),
+    ("client.ping_interval", '"30s"', "30s", 30),
+    ("client.ping_interval", '"9500ms"', "9500 ms", 9.5),
+    ("client.ping_interval", '"5m"', "5M", 300),
+    ("client.ping_interval", '"1.5h"', "1.5h", 5400),
+    ("client.ping_interval", '"1d"', "1d", 86400),
+    ("client.expired_grace", "0", "0", 0),
+    ("client.max_channels", "1000", "1000", 1000),
+    ("client.write_budget", "4096", "4096", 4096),
+    ("client.write_budget", '"64KiB"', "64kib", 65536),
+    ("client.write_budget", '"1.5MiB"', "1.5 MiB", 3 << 19),
+    ("client.write_budget", '"1GiB"', "1GiB", 1 << 30),
+    ("channels.chat.delivery", '"latest"', "latest", "latest"),
+    ("channels.chat.history_ttl", '"5m"', "5m", 300),
+    ("channels.chat.max_bytes", '"1KiB"', "1KiB", 1024),
+    ("channels.chat.data", '"binary"', "binary", "binary"),
+]
+
+
+def value_of(settings: Settings, key: str) -> Any:
+    section, _, name = key.rpartition(".")
+    if section.startswith("channels."):
+        return getattr(settings.channels[section.removeprefix("channels.")], name)
+    return getattr(getattr(settings, section), name)
+
+
+@pytest.mark.parametrize(("key", "toml", "variable", "value"), CASES)
+def test_values(key: str, toml: str, variable: str | None, value: Any) -> None:
+    section, _, name = key.rpartition(".")
+    got = [value_of(read(f"[{section}]\n{name} = {toml}\n"), key), value_of(read(**{key: value}), key)]
+    if variable is not None:
+        text = {"HUBBUB_" + key.upper().replace(".", "_"): variable}
+        got += [value_of(read("", text), key), value_of(load(None, {}, {key: variable}), key)]
+    assert all(each == value and type(each) is type(got[0]) for each in got)
+
+
+@pytest.mark.parametrize(
+    ("toml", "text"),
+    [
+        ('[server]\nport = "8000"', "server.port = '8000': expected an integer, found a string"),
+        ("[server]\nport = true", "server.port = true: expected an integer, found a boolean"),
+        ("[server]\nport = 80.5", "server.port = 80.5: expected an integer, found a number"),
+        ("[server]\nport = 65536", "server.port = 65536: expected 0 to 65535; 0 lets the system choose"),
+        ("[server]\nport = -1", "server.port = -1: expected 0 to 65535; 0 lets the system choose"),
+        ("[server]\nworkers = 0", "server.workers = 0: expected 1 or more"),
+        (
+            "[server]\nworkers = 2",
+            "server.workers = 2: more than one needs a shared broker, which memory:// is not",
+        ),
+        ("[server]\nhost = 1", "server.host = 1: expected a string, found an integer"),
+        (
+            '[server]\nallowed_origins = "*"',
+            "server.allowed_origins = '*': expected a list of strings, found a string",
+        ),
+        (
+            "[server]\nallowed_origins = [1]",
+            "server.allowed_origins = [1]: expected a list of strings, found a list",
+        ),
+        (
+            '[server]\nallowed_origins = ["a.example"]',
+            "server.allowed_origins = ('a.example',): 'a.example' is no origin;"
+            ' expected such as "https://example.com", or "*" for any',
+        ),
+        (
+            '[server]\nallowed_origins = ["https://a.example/"]',
+            "server.allowed_origins = ('https://a.example/',): 'https://a.example/' is no origin;"
+            ' expected such as "https://example.com", or "*" for any',
+        ),
+        (
+            '[server]\ntrusted_proxies = ["nginx"]',
+            "server.trusted_proxies = ('nginx',): 'nginx' is no address;"
+            ' expected such as "10.0.0.1" or "10.0.0.0/8", or "*" for any',
+        ),
+        (
+            '[server]\ntls_certificate = "c.pem"',
+            "server.tls_certificate = 'c.pem': needs server.tls_key as well",
+        ),
+        ('[server]\ntls_key = "k.pem"', "server.tls_key = 'k.pem': needs server.tls_certificate as well"),
+        ("[auth]\ninsecure = 1", "auth.insecure = 1: expected true or false, found an integer"),
+        ('[auth]\ninsecure = "true"', "auth.insecure = 'true': expected true or false, found a string"),
+        (
+            '[auth]\npersonal_channel = "user"',
+            "auth.personal_channel = 'user': expected exactly one {user}, as in 'user:{user}'",
+        ),
+        (
+            '[auth]\npersonal_channel = "user:{user}"',
+            "auth.personal_channel = 'user:{user}': its namespace is not declared; add [channels.user]",
+        ),
+        (
+            '[client]\nping_interval = "soon"',
+            "client.ping_interval = 'soon': expected seconds, or a duration"
+            ' such as "500ms", "30s", "5m", "2h" or "1d", found a string',
+        ),
+        ("[client]\nstale_timeout = 0", "client.stale_timeout = 0.0: expected more than 0"),
+        ('[client]\nstall_timeout = "0s"', "client.stall_timeout = 0.0: expected more than 0"),
+        ("[client]\nmax_channels = 0", "client.max_channels = 0: expected more than 0"),
+        (
+            "[client]\npong_timeout = 25",
+            "client.pong_timeout = 25.0: expected less than client.ping_interval, which is 25 seconds",
+        ),
+        (
+            '[client]\nwrite_budget = "1MB"',
+            "client.write_budget = '1MB': expected bytes, or a size"
+            ' such as "64KiB" or "1MiB", found a string',
+        ),
+        (
+            "[client]\nwrite_budget = 1.5",
+            'client.write_budget = 1.5: expected bytes, or a size such as "64KiB" or "1MiB", found a number',
+        ),
+        (
+            "[broker]\nname = ''",
+            "broker.name = '': expected a name of printable ASCII characters without spaces",
+        ),
+        (
+            '[channels.chat]\ndelivery = "durable"',
+            "channels.chat.delivery = 'durable': expected one of live, latest, recent"
+            " ('durable' comes with a later version), found a string",
+        ),
+        (
+            '[channels.chat]\ndelivery = "Recent"',
+            "channels.chat.delivery = 'Recent': expected one of live, latest, recent, found a string",
+        ),
+        (
+            "[channels.chat]\njoin_leave = true",
+            "channels.chat.join_leave = true: expected one of off, asked, always, found a boolean",
+        ),
+        (
+            '[channels.chat]\njoin_leave = "always"',
+            "channels.chat: join_leave = 'always' needs presence = true",
+        ),
+        (
+            "[channels.chat]\nhistory_size = 0",
+            "channels.chat: history_size = 0: expected more than 0; delivery = 'live' keeps nothing",
+        ),
+        ("[channels.x]\npresence = true", "channels.x: [channels.x]: a namespace has two or more"),
+        ("server = 5", "server: expected a table, [server], found an integer"),
+        ("[[server]]\nport = 1", "server: expected a table, [server], found a list"),
+        (
+            '[channels]\ndelivery = "live"',
+            "channels.delivery: expected a table of a namespace, such as [channels.default], found a string",
+        ),
+        ("channels = 1979-05-27", "channels: expected a table, [channels], found a date"),
+    ],
+)
+def test_wrong_values_in_the_file(toml: str, text: str) -> None:
+    assert refusal(toml).startswith(f"hubbub.toml: {text}")
+
+
+@pytest.mark.parametrize(
+    "seconds", ["inf", "nan", "-1", "true", "[]", '"-1s"', '"1w"', '"5 m s"', '""', '"１s"']
+)
+def test_what_is_no_duration(seconds: str) -> None:
+    assert "client.stale_timeout" in refusal(f"[client]\nstale_timeout = {seconds}")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        ("HUBBUB_SERVER_PORT", "http", "server.port = 'http': expected an integer"),
+        ("HUBBUB_SERVER_PORT", "", "server.port = '': expected an integer"),
+        ("HUBBUB_SERVER_PORT", "8_000", "server.port = '8_000': expected an integer"),
+        ("HUBBUB_SERVER_PORT", "٨٠", "server.port = '٨٠': expected an integer"),
+        ("HUBBUB_SERVER_PORT", "9" * 5000, f"server.port = '{'9' * 199}…: expected an integer"),
+        ("HUBBUB_SERVER_PORT", "99999", "server.port = 99999: expected 0 to 65535; 0 lets the system choose"),
+        ("HUBBUB_AUTH_INSECURE", "yes", "auth.insecure = 'yes': expected true or false"),
+        (
+            "HUBBUB_CHANNELS_CHAT_DELIVERY",
+            "durable",
+            "channels.chat.delivery = 'durable': expected one of live, latest, recent"
+            " ('durable' comes with a later version)",
+        ),
+        ("HUBBUB_CHANNELS_CHAT_MAX_BYTES", "0", "channels.chat: max_bytes = 0: expected more than 0"),
+        ("HUBBUB_CHANNELS_X_PRESENCE", "1", "channels.x: [channels.x]: a namespace has two or more"),
+    ],
+)
+def test_wrong_values_in_the_environment(variable: str, value: str, text: str) -> None:
+    assert refusal("", {variable: value}).startswith(f"{variable}: {text}")
+
+
+def test_wrong_arguments() -> None:
+    assert refusal(server__port="x") == "argument: server.port = 'x': expected an integer"
+    assert refusal(server__port=[1]) == "argument: server.port = [1]: expected an integer, found a list"
+    assert refusal(server__port=b"1") == "argument: server.port = b'1': expected an integer, found a bytes"
+    assert refusal(server__trusted_proxies=[1]).startswith(
+        "argument: server.trusted_proxies = [1]: expected a list"
+    )
+    assert refusal(dev="yes") == "argument: dev = 'yes': expected true or false"
+
+
+def test_what_is_overridden_is_checked_all_the_same() -> None:
+    assert "server.port" in refusal('[server]\nport = "x"', {"HUBBUB_SERVER_PORT": "1"}, server__port=2)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "unix", "redis+sentinel", "postgresql"])
+def test_other_brokers_come_later(scheme: str) -> None:
+    assert refusal("", {"HUBBUB_BROKER_URL": f"{scheme}://:hunter2@host"}) == (
+        "HUBBUB_BROKER_URL: broker.url: expected memory://, redis:// and its kin come with a later version;"
+        f" found the scheme '{scheme}'"
+    )
+    assert refusal('[broker]\nurl = "hunter2@host"').endswith("; found a URL without a scheme")
+
+
+@pytest.mark.parametrize("template", ["user:{user}", "#{user}", "user:#{user}", "{user}"])
+def test_personal_channels_of_declared_namespaces(template: str) -> None:
+    toml = f'[auth]\npersonal_channel = "{template}"\n[channels.user]\n'
+    assert read(toml).auth.personal_channel == template
+
+
+# Unknown things ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("toml", "key", "nearest"),
+    [
+        ("[server]\nprot = 1", "server.prot", "server.port"),
+        ('[server]\nhmac_secret = "x"', "server.hmac_secret", "auth.hmac_secret"),
+        ("port = 1", "port", "server.port"),
+        ("[servers]\nport = 1", "[servers]", "[server]"),
+        ("[channel.chat]\n", "[channel]", "[channels.<namespace>]"),
+        ("[channels.chat]\nhistory = 5", "channels.chat.history", "channels.chat.history_ttl"),
+        ("[channels.chat.room]\n", "channels.chat.room", "channels.chat.read"),
+        ("dev = true", "dev", "server.unix"),
+        ('[server]\n"po\\nrt" = 1', "server.'po\\nrt'", "server.port"),
+        ('["ser ver"]\nport = 1', "['ser ver']", "[server]"),
+    ],
+)
+def test_unknown_keys_of_the_file(toml: str, key: str, nearest: str) -> None:
+    text = refusal(toml)
+    assert text.startswith(f"hubbub.toml: unknown setting {key}; the nearest known one is ")
+    if key != "dev":
+        assert text.endswith(f" {nearest}")
+
+
+@pytest.mark.parametrize(
+    ("variable", "key", "nearest"),
+    [
+        ("HUBBUB_SERVER_PROT", "server.prot", "HUBBUB_SERVER_PORT (server.port)"),
+        ("HUBBUB_HMAC_SECRET", "hmac_secret", "HUBBUB_AUTH_HMAC_SECRET (auth.hmac_secret)"),
+        ("HUBBUB_CLIENT_PING", "client.ping", "HUBBUB_CLIENT_PING_INTERVAL (client.ping_interval)"),
+        (
+            "HUBBUB_CHANNELS_CHAT_DELIVRY",
+            "channels.chat_delivry",
+            "HUBBUB_CHANNELS_CHAT_DELIVERY (channels.chat.delivery)",
+        ),
+        (
+            "HUBBUB_CHANNELS_MY_ROOM_DELIVRY",
+            "channels.my_room_delivry",
+            "HUBBUB_CHANNELS_MY_ROOM_DELIVERY (channels.my-room.delivery)",
+        ),
+        ("HUBBUB_server_port", "server.port", "HUBBUB_SERVER_PORT (server.port)"),
+    ],
+)
+def test_unknown_variables(variable: str, key: str, nearest: str) -> None:
+    text = refusal("[channels.my-room]\n", {variable: "hunter2"})
+    assert text == f"{variable}: unknown setting {key}; the nearest known one is {nearest}"
+
+
+@pytest.mark.parametrize(
+    "variable", ["HUBBUB_", "HUBBUB_CHANNELS_", "HUBBUB_CHANNELS__READ", "HUBBUB_DEV", "HUBBUB_É"]
+)
+def test_odd_variables_are_unknown_as_well(variable: str) -> None:
+    assert refusal("", {variable: "1"}).startswith(f"{variable}: unknown setting ")
+
+
+def test_an_ambiguous_variable() -> None:
+    toml = '[channels.my-chat]\n[channels."my.chat"]\n'
+    text = refusal(toml, {"HUBBUB_CHANNELS_MY_CHAT_READ": "nobody"})
+    assert text == "HUBBUB_CHANNELS_MY_CHAT_READ: could mean each of channels.my-chat, channels.my.chat"
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("server.prot", "server.port"),
+        ("port", "server.port"),
+        ("channels.chat", "channels.default."),
+        ("channels.chat.histroy_ttl", "channels.chat.history_ttl"),
+        ("", ""),
+        (".", ""),
+        ("channels..read", "channels.default.read"),
+        ("settings.sources", ""),
+        ("sources", ""),
+    ],
+)
+def test_unknown_arguments(key: str, nearest: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^argument: unknown setting ") as caught:
+        load(None, {}, {key: 1})
+    assert nearest in str(caught.value)
+
+
+def test_variables_of_others_are_left_alone() -> None:
+    foreign = {
+        "PATH": "/bin",
+        "HUBBUBS": "1",
+        "hubbub_server_port": "1",
+        "HUBBUB_TEST_VALKEY": "/usr/bin/valkey-server",
+        # What Kubernetes sets in a pod beside the services hubbub, hubbub-server and hubbub-redis.
+        "HUBBUB_SERVICE_HOST": "10.0.0.1",
+        "HUBBUB_SERVICE_PORT": "8000",
+        "HUBBUB_SERVICE_PORT_HTTP": "8000",
+        "HUBBUB_PORT": "tcp://10.0.0.1:8000",
+        "HUBBUB_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+        "HUBBUB_PORT_8000_TCP_ADDR": "10.0.0.1",
+        "HUBBUB_SERVER_PORT": "tcp://10.0.0.1:8000",
+        "HUBBUB_REDIS_SERVICE_HOST": "10.0.0.2",
+        "HUBBUB_REDIS_PORT_6379_TCP_PROTO": "tcp",
+    }
+    assert read("", foreign) == Settings()
+    assert refusal("", {"HUBBUB_PORT": "9000"}).endswith("HUBBUB_SERVER_PORT (server.port)")
+
+
+# Files that are none ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("toml", "place"),
+    [
+        ("[server]\nport = \n", "line 2, column 8"),
+        ("[server]\nport 8000\n", "line 2, column 6"),
+        ("[server\n", "line 1, column 8"),
+        ("[server]\nport = 1\n[server]\n", "line 3, column 8"),
+        ("a = 1\na = 2\n", "line 2, column 6"),
+        ("[server]\nallowed_origins = [", "line 2, column 20"),
+        ("host = 'x", "line 1, column 10"),
+        (b"[server]\nhost = '\xe9'\n", "line 2, column 9"),
+        (b"\xff\xfe[\0", "line 1, column 1"),
+        ("a = " + "9" * 5000, "line 1, column "),
+        ("a = " + "[" * 100_000, "line 1, column "),
+    ],
+)
+def test_what_is_not_toml(toml: str | bytes, place: str) -> None:
+    text = refusal(toml)
+    assert text.startswith(f"hubbub.toml, {place}")
+    assert re.search(r", column \d+: not (TOML|UTF-8)", text)
+
+
+def test_a_file_that_is_not_there() -> None:
+    with pytest.raises(ConfigurationError, match=r"^nowhere\.toml: cannot be read: No such file"):
+        load(Path("nowhere.toml"), {})
+    with pytest.raises(ConfigurationError, match=r"^\.: cannot be read: "):
+        load(Path(), {})
+
+
+# --dev and notes --------------------------------------------------------------------------------------------
+
+
+def test_dev_opens_the_door_to_this_machine() -> None:
+    settings = read(dev=True)
+    assert settings.dev
+    assert settings.auth.insecure
+    assert settings.server.allowed_origins == LOCAL_ORIGINS
+    assert {"http://localhost:*", "https://127.0.0.1:*", "http://[::1]:*"} < set(LOCAL_ORIGINS)
+    assert {key for key, origin in origins(settings).items() if origin == "--dev"} == {
+        "auth.insecure",
+        "server.allowed_origins",
+    }
+    for without in (read(), read(dev=False), read(dev=None)):
+        assert without == Settings()
+
+
+def test_dev_gives_way_to_what_is_explicit() -> None:
+    toml = '[auth]\ninsecure = false\n[server]\nallowed_origins = ["https://a.example"]\n'
+    settings = read(toml, dev=True)
+    assert not settings.auth.insecure
+    assert settings.server.allowed_origins == ("https://a.example",)
+    assert not read("", {"HUBBUB_AUTH_INSECURE": "0"}, dev=True).auth.insecure
+    assert read(dev=True, server__allowed_origins=[]).server.allowed_origins == ()
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ("", ["nobody may connect", "the HTTP API is closed"]),
+        ("[auth]\nanonymous = true", ["the HTTP API is closed"]),
+        ('[auth]\nhmac_secret = "x"\n[api]\nkey = "y"', []),
+        (HUBBUB_TOML, ["auth.insecure = true (hubbub.toml)"]),
+    ],
+)
+def test_notes(toml: str, said: list[str]) -> None:
+    found = notes(read(toml))
+    assert len(found) == len(said)
+    assert all(note.startswith(start) for note, start in zip(found, said, strict=True))
+
+
+def test_notes_of_dev_and_of_settings_made_by_hand() -> None:
+    assert notes(read(dev=True))[0].startswith("auth.insecure = true (--dev)")
+    assert notes(Settings(auth=Auth(insecure=True)))[0].startswith("auth.insecure = true (argument)")
+
+
+# Secrets ----------------------------------------------------------------------------------------------------
+
+
+def test_secrets_are_not_in_reprs() -> None:
+    settings = read('[auth]\nhmac_secret = "hunter2"\n[api]\nkey = "hunter2"\n')
+    assert settings.auth.hmac_secret == settings.api.key == "hunter2"
+    for value in (settings, settings.auth, settings.api):
+        assert "hunter2" not in repr(value)
+        assert "hunter2" not in str(value)
+        assert "hunter2" not in str(value.__rich_repr__())
+    assert repr(settings.api) == "Api(key=***)"
+    assert repr(settings).startswith("Settings(server=Server(host='127.0.0.1', port=8000, ")
+    assert "port=8000" in io.StringIO(str(settings)).read()
+
+
+@pytest.mark.parametrize(
+    ("toml", "env"),
+    [
+        ("[auth]\nhmac_secret = 20242024", {}),
+        ('[api]\nkey = ["20242024"]', {}),
+        ('auth = "20242024"', {}),
+        ('[auth]\nhmac_secrets = "20242024"', {}),
+        ('hmac_secret = "20242024"', {}),
+        ("[auth]\nhmac_secret = x20242024", {}),
+        ("", {"HUBBUB_HMAC_SECRET": "20242024"}),
+        ("", {"HUBBUB_API_KEYS": "20242024"}),
+        ("", {"HUBBUB_BROKER_URL": "redis://:20242024@host"}),
+    ],
+)
+def test_secrets_are_not_in_errors(toml: str, env: dict[str, str]) -> None:
+    assert "2024" not in refusal(toml, env)
+
+
+def test_a_secret_of_the_wrong_type_is_named_without_its_value() -> None:
+    assert refusal("[auth]\nhmac_secret = 5") == (
+        "hubbub.toml: auth.hmac_secret: expected a string, found an integer"
+    )
+
+
+def test_settings_are_frozen() -> None:
+    settings = Settings()
+    for target, name in ((settings, "dev"), (settings.server, "port")):
+        with pytest.raises(AttributeError):
+            setattr(target, name, 1)
