@@ -193,10 +193,9 @@ class _Found(NamedTuple):
     is_text: bool = False
 
     def is_wrong(self, expected: str) -> NoReturn:
-        shown = f" = {_shown(self.name, self.value)}" if self.name not in _SECRETS else ""
         found = "" if self.is_text else f", found {_named(self.value)}"
-        key = f"{_plain(self.section)}.{self.name}"
-        raise ConfigurationError(f"{self.origin}: {key}{shown}: expected {expected}{found}")
+        key = f"{_plain(self.section)}.{self.name} = {_shown(self.name, self.value)}"
+        raise ConfigurationError(f"{self.origin}: {key}: expected {expected}{found}")
 
 
 _Layer = dict[str, dict[str, _Found]]
@@ -553,7 +552,7 @@ def _plain(key: str) -> str:
 
 def _shown(name: str, value: object) -> str:
     if name in _SECRETS:
-        return "'***'" if value else "''"
+        return "***"
     if isinstance(value, bool):
         return str(value).lower()
     text = repr(value)

@@ -209,9 +209,7 @@ def pushes(payload: st.SearchStrategy[bytes]) -> st.SearchStrategy[Any]:
 
 
 ids = st.integers(1, 2**32 - 1)
-requests = pytest.mark.parametrize(
-    "request_field", [i.name for i in structs.fields(Command) if i.name != "id"]
-)
+requests = pytest.mark.parametrize("request_field", [i.name for i in structs.fields(Command) if i.name != "id"])
 
 
 # ------------------------------------------------------------------------------------------- reading Protobuf
@@ -238,9 +236,7 @@ def test_reads_several_commands_in_their_order(meant: list[Command]) -> None:
 @settings(max_examples=60)
 def test_merges_what_is_concatenated(parts: list[Command]) -> None:
     written = b"".join(to_official(part, OFFICIAL["Command"]()).SerializeToString() for part in parts)
-    assert protobuf.decode(framed(written)) == [
-        from_official(Command, OFFICIAL["Command"].FromString(written))
-    ]
+    assert protobuf.decode(framed(written)) == [from_official(Command, OFFICIAL["Command"].FromString(written))]
 
 
 # ------------------------------------------------------------------------------------- any bytes, as Protobuf
@@ -335,9 +331,7 @@ def as_read(message: Any) -> tuple[Publication, str]:
     return Publication(
         data=message.data,
         offset=message.offset,
-        info=ClientInfo(info.user, info.client, info.conn_info, info.chan_info)
-        if message.HasField("info")
-        else None,
+        info=ClientInfo(info.user, info.client, info.conn_info, info.chan_info) if message.HasField("info") else None,
         tags={entry.key: entry.value for entry in message.tags} or None,
     ), message.epoch
 
@@ -415,9 +409,7 @@ def publication_as_json(publication: Publication, epoch: str) -> dict[str, Any]:
     if publication.info is not None:
         info = publication.info
         found["info"] = {"user": info.user, "client": info.client}
-        found["info"] |= {
-            key: json.loads(v) for key in ("conn_info", "chan_info") if (v := getattr(info, key))
-        }
+        found["info"] |= {key: json.loads(v) for key in ("conn_info", "chan_info") if (v := getattr(info, key))}
         found["info"] = {key: v for key, v in found["info"].items() if v != "" or key.endswith("_info")}
     rest = {"offset": publication.offset, "tags": publication.tags, "epoch": epoch}
     return found | {key: value for key, value in rest.items() if value}
@@ -501,9 +493,7 @@ def test_joined_messages_are_read_back_in_their_order(codec: AnyCodec, data: st.
         st.builds(codec.reply, ids, answers(payload)),
         st.builds(codec.push, texts, pushes(payload)),
         st.builds(
-            lambda channel, kept: codec.publication_push(
-                codec.channel_prefix(channel), codec.publication(*kept)
-            ),
+            lambda channel, kept: codec.publication_push(codec.channel_prefix(channel), codec.publication(*kept)),
             texts,
             publications(payload, payload),
         ),

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hubbub.errors import BadRequest
-from hubbub.payload import MAX_DEPTH, admit, encode
+from hubbub.payload import MAX_DEPTH, admit, decode, encode
 
 # An independent reading -------------------------------------------------------------------------------------
 
@@ -55,6 +55,7 @@ def check(data: bytes) -> None:
     assert b"\r" not in kept
     assert reading(kept) == reading(data)
     assert admit(kept, "json", len(kept)) == kept
+    assert repr(decode(kept)) == repr(json.loads(data))
     frame = b'{"push":{"channel":"x","pub":{"data":' + kept + b',"offset":7}}}'
     push = reading(frame)[0][0][1][0]
     assert [name for name, _ in push] == ["channel", "pub"]

@@ -431,9 +431,7 @@ def test_what_cannot_be_minted() -> None:
 
 def test_minted_times_are_whole_where_they_can_be() -> None:
     def exp(expire_at: float) -> object:
-        return jwt.decode(
-            connection_token(SECRET, "", expire_at=expire_at), options={"verify_signature": False}
-        )
+        return jwt.decode(connection_token(SECRET, "", expire_at=expire_at), options={"verify_signature": False})
 
     assert json.dumps(exp(4e9)) == '{"sub": "", "exp": 4000000000}'
     assert json.dumps(exp(4e9 + 0.5)) == '{"sub": "", "exp": 4000000000.5}'

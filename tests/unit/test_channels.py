@@ -50,9 +50,7 @@ def test_channels_find_their_rules(channel: str, rules: ChannelRules) -> None:
     assert namespaces.resolve(channel) is rules
 
 
-@pytest.mark.parametrize(
-    "channel", [":", ":x", "cha:x", "Chat:x", "chatt:x", "$chat:x", "a:b", "#1:x", "chat\u200b:x"]
-)
+@pytest.mark.parametrize("channel", [":", ":x", "cha:x", "Chat:x", "chatt:x", "$chat:x", "a:b", "#1:x", "chat\u200b:x"])
 def test_undeclared_namespaces_are_unknown(channel: str) -> None:
     with pytest.raises(UnknownChannel) as caught:
         Namespaces({"chat": CHAT}).resolve(channel)

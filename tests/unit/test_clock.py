@@ -65,9 +65,7 @@ def test_timers_run_when_due_and_once(clock: ManualClock, wheel: TimerWheel) -> 
     st.sampled_from([0.001, 0.025, 1.0]),
     st.floats(0, 1e9),
 )
-def test_never_early_and_late_by_one_bucket_at_most(
-    delays: list[float], resolution: float, start: float
-) -> None:
+def test_never_early_and_late_by_one_bucket_at_most(delays: list[float], resolution: float, start: float) -> None:
     clock = ManualClock(now=start)
     wheel = TimerWheel(clock, resolution)
     late: list[float] = []
@@ -180,9 +178,7 @@ def test_one_that_raises_harms_no_other(
     assert caplog.records[0].exc_info is not None
 
 
-def test_the_driver_is_told_when_the_next_deadline_comes_forward(
-    clock: ManualClock, wheel: TimerWheel
-) -> None:
+def test_the_driver_is_told_when_the_next_deadline_comes_forward(clock: ManualClock, wheel: TimerWheel) -> None:
     told: list[float | None] = []
     wheel.on_earlier = lambda: told.append(wheel.next_deadline())
     wheel.after(10, lambda: None)

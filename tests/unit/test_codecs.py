@@ -201,9 +201,7 @@ def test_server_side_subscription_restored_on_reconnect(codec: Codec) -> None:
         },
     )
     subs = {"#42": SubscribeRequest(recover=True, epoch="e", offset=7)}
-    assert codec.decode(frame) == [
-        Command(1, connect=ConnectRequest(token="t", subs=subs, headers={"a": "b"}))
-    ]
+    assert codec.decode(frame) == [Command(1, connect=ConnectRequest(token="t", subs=subs, headers={"a": "b"}))]
     restored = {
         "#42": SubscribeResult(recoverable=True, epoch="e", offset=7, recovered=True),
         "empty": SubscribeResult(),
@@ -237,15 +235,11 @@ def test_history_rpc_and_send(codec: Codec) -> None:
 def test_presence(codec: Codec) -> None:
     info = info_message(ClientInfo("42", "c1", conn_info=b'{"name":"Ann"}'))
     here = {"c1": info, "c2": ClientInfoMessage()}
-    answer = codec.join(
-        [codec.reply(1, PresenceResult(here)), codec.reply(2, PresenceStatsResult(2, 1)), codec.ping]
-    )
+    answer = codec.join([codec.reply(1, PresenceResult(here)), codec.reply(2, PresenceStatsResult(2, 1)), codec.ping])
     assert to_sdk(codec, answer) == [
         {
             "id": 1,
-            "presence": {
-                "presence": {"c1": {"user": "42", "client": "c1", "conn_info": {"name": "Ann"}}, "c2": {}}
-            },
+            "presence": {"presence": {"c1": {"user": "42", "client": "c1", "conn_info": {"name": "Ann"}}, "c2": {}}},
         },
         {"id": 2, "presence_stats": {"num_clients": 2, "num_users": 1}},
         {},
@@ -403,9 +397,7 @@ def test_protobuf_pongs() -> None:
         pytest.param(b"\x88\x80\x00\x05", Command(5), id="a tag longer than it needs to be"),
         pytest.param(b"\x08\x85\x80\x80\x80\x10", Command(5), id="uint32 is cut"),
         pytest.param(b"\x08" + b"\xff" * 9 + b"\x7f", Command(2**32 - 1), id="a varint of 10 bytes is cut"),
-        pytest.param(
-            b"\x52\x0b\x38" + b"\xff" * 9 + b"\x01", Command(history=HistoryRequest(limit=-1)), id="-1"
-        ),
+        pytest.param(b"\x52\x0b\x38" + b"\xff" * 9 + b"\x01", Command(history=HistoryRequest(limit=-1)), id="-1"),
         pytest.param(
             b"\x52\x06\x38\xff\xff\xff\xff\x0f",
             Command(history=HistoryRequest(limit=-1)),
@@ -421,9 +413,7 @@ def test_protobuf_pongs() -> None:
             Command(publish=PublishRequest("a", Raw(b"b"))),
             id="messages merge",
         ),
-        pytest.param(
-            b"\x3a\x05\x12\x01b\x12\x00", Command(publish=PublishRequest()), id="an empty payload is absent"
-        ),
+        pytest.param(b"\x3a\x05\x12\x01b\x12\x00", Command(publish=PublishRequest()), id="an empty payload is absent"),
         pytest.param(
             b"\x22\x02\x1a\x00",
             Command(connect=ConnectRequest(subs={"": SubscribeRequest()})),

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from hubbub.errors import BadRequest
-from hubbub.payload import MAX_DEPTH, admit, encode, json_value
+from hubbub.payload import MAX_DEPTH, admit, decode, encode, json_value
 
 MANY = 1 << 30
 
@@ -267,3 +267,23 @@ def circle() -> list[Any]:
 def test_values_that_cannot_be_written(value: Any, text: str) -> None:
     with pytest.raises(BadRequest, match=f"payload cannot be written as JSON: .*{text}"):
         encode(value)
+
+
+# Decoding -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        (b'{"a":[1,2.5,null,true]}', {"a": [1, 2.5, None, True]}),
+        (b'["\\ud83d"]', ["\ud83d"]),
+        (b"[1e400]", [float("inf")]),
+        (b"9" * 3999, 10**3999 - 1),
+        (b"9" * 5000, float("inf")),
+        (b"0." + b"1" * 5000, 1 / 9),
+        (b'{"a":"\\ud83d","n":' + b"9" * 5000 + b"}", {"a": "\ud83d", "n": float("inf")}),
+    ],
+    ids=range(7),
+)
+def test_what_was_admitted_can_be_read(data: bytes, value: object) -> None:
+    assert decode(json_value(data)) == value

@@ -1,0 +1,1 @@
+"""The demo: one room in the browser."""
