@@ -307,9 +307,7 @@ class UnreliableBroker:
 
     async def publish(self, channel: str, publication: Publication, options: StreamOptions) -> Published:
         """Pass it on."""
-        return await self._pass(
-            "publish", (channel,), lambda: self._broker.publish(channel, publication, options)
-        )
+        return await self._pass("publish", (channel,), lambda: self._broker.publish(channel, publication, options))
 
     async def notify(self, channel: str, notice: Notice) -> None:
         """Pass it on."""

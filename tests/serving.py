@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import struct
 import subprocess
@@ -158,6 +157,7 @@ class Cable:
         self._is_whole = True
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._heard: asyncio.Queue[bytes] = asyncio.Queue()
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
@@ -169,8 +169,8 @@ class Cable:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._server is not None, "entered"
-        self._server.close()
         self.cut()
+        self._server.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
@@ -188,17 +188,30 @@ class Cable:
         """Carry again."""
         self._is_whole = True
 
+    def lead_to(self, port: int) -> None:
+        """Carry to another port whoever connects from now on."""
+        self._target = port
+
+    async def said_by_clients(self) -> bytes:
+        """The next bytes that came from a client, as they came."""
+        return await self._heard.get()
+
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self._is_whole:
             _reset(writer)
             return
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        self._writers.add(writer)
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            _reset(writer)
+            return
         ends = (writer, far_writer)
-        self._writers.update(ends)
-        if not self._is_whole:  # it was cut meanwhile
-            self.cut()
-        for source, sink in ((reader, far_writer), (far_reader, writer)):
-            task = asyncio.ensure_future(_copy(source, sink))
+        self._writers.add(far_writer)
+        if writer.transport.is_closing():  # cut meanwhile
+            _reset(far_writer)
+        for source, sink, heard in ((reader, far_writer, self._heard), (far_reader, writer, None)):
+            task = asyncio.ensure_future(_copy(source, sink, heard))
             self._tasks.add(task)
             task.add_done_callback(self._done(ends))
 
@@ -212,9 +225,11 @@ class Cable:
         return forget
 
 
-async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter, heard: asyncio.Queue[bytes] | None) -> None:
     try:
         while data := await source.read(65536):
+            if heard is not None:
+                heard.put_nowait(data)
             sink.write(data)
             await sink.drain()
     except OSError:
@@ -247,6 +262,4 @@ def _serve_asgi(config: str) -> None:
 
 
 if __name__ == "__main__":
-    # uvicorn stops on the signal, and then raises it again.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _serve_asgi(sys.argv[1])

@@ -35,7 +35,7 @@ from hubbub.protocol.session import Timing
 from hubbub.settings import Settings, load
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from hubbub.http.application import ASGIApp
 
 #: Where clients connect, as every SDK's documentation has it.
 WEBSOCKET_PATH = "/connection/websocket"
@@ -68,7 +68,7 @@ class History(msgspec.Struct, frozen=True):
 class Subscription:
     """An `async for` over a channel, from `Hubbub.subscribe`. Use it as a context manager, so that it ends."""
 
-    def __init__(self, node: Node, channel: str, since: Position | None, history: int) -> None:
+    def __init__(self, node: Node, channel: str, *, since: Position | None, history: int) -> None:
         self.channel = channel
         self._reader = ChannelReader(node, channel)
         self._start = (since, history)
@@ -176,7 +176,7 @@ class Hubbub:
 
         A reader that is slow is caught up from memory; one that lost its place for good gets PositionLost.
         """
-        return Subscription(self.node, channel, since, history)
+        return Subscription(self.node, channel, since=since, history=history)
 
     async def history(
         self, channel: str, *, limit: int = -1, since: Position | None = None, reverse: bool = False
@@ -197,7 +197,7 @@ class Hubbub:
 
     def connect(self, transport: Transport, codec: Codec) -> Connection:
         """A new client behind `transport`; doors call this."""
-        return Connection(self.node, transport, codec)
+        return Connection(self.node, transport, codec=codec)
 
     @property
     def max_message(self) -> int:

@@ -7,7 +7,7 @@ know: connections, tokens and payloads; whether somebody is subscribed comes as 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import msgspec
@@ -128,13 +128,13 @@ class Namespaces:
         """The rules of `channel`. Raises UnknownChannel (102): no such namespace; BadRequest (107): a bad name."""
         namespace, colon, _ = channel.partition(":")
         rules = self._rules.get(namespace if colon else DEFAULT)
-        if not channel or len(channel) > MAX_CHANNEL_LENGTH or _CONTROL.search(channel):
+        if not 0 < len(channel) <= MAX_CHANNEL_LENGTH or _CONTROL.search(channel):
             raise BadRequest(_what_is_wrong(channel))
         if rules is None:
             raise UnknownChannel
         return rules
 
-    def __iter__(self) -> object:
+    def __iter__(self) -> Iterator[tuple[str, ChannelRules]]:
         return iter(self._rules.items())
 
     @property

@@ -72,7 +72,7 @@ class Timer:
 
     __slots__ = ("_bucket", "callback", "when")
 
-    def __init__(self, when: float, callback: Callable[[], object], bucket: dict[Timer, None]) -> None:
+    def __init__(self, when: float, callback: Callable[[], object], *, bucket: dict[Timer, None]) -> None:
         self.when = when
         self.callback: Callable[[], object] | None = callback
         self._bucket = bucket
@@ -111,10 +111,10 @@ class TimerWheel:
         if bucket is None:
             bucket = self._buckets[tick] = {}
             heapq.heappush(self._order, tick)
-            if self._order[0] == tick and self.on_earlier is not None:
-                self.on_earlier()
-        timer = Timer(when, callback, bucket)
+        timer = Timer(when, callback, bucket=bucket)
         bucket[timer] = None
+        if len(bucket) == 1 and self._order[0] == tick and self.on_earlier is not None:
+            self.on_earlier()
         return timer
 
     def next_deadline(self) -> float | None:

@@ -53,7 +53,8 @@ class ReplyError(HubbubError):
     temporary: ClassVar[bool] = False
 
     def __init__(self, message: str = "", *, code: int = 0, temporary: bool | None = None) -> None:
-        self.message = message or (type(self).__doc__ or "").strip()
+        # Never empty: centrifuge-python indexes the field, and Protobuf leaves empty ones out.
+        self.message = message or (type(self).__doc__ or "").strip() or "error"
         self.wire_code = code or self.code
         self.is_temporary = self.temporary if temporary is None else temporary
         super().__init__(self.message)

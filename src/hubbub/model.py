@@ -25,11 +25,11 @@ class Position(NamedTuple):
     offset: int
 
 
-class ClientInfo(msgspec.Struct, frozen=True, gc=False):
+class ClientInfo(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What others may see of a connection. The `info` fields are JSON or opaque bytes, empty if none."""
 
-    user: str
-    client: str
+    user: str = ""
+    client: str = ""
     conn_info: bytes = b""
     chan_info: bytes = b""
 

@@ -11,6 +11,7 @@ one unbalanced bracket would swallow it.
 from __future__ import annotations
 
 import json
+from itertools import accumulate
 from typing import Any, Literal, NoReturn
 
 import msgspec
@@ -80,31 +81,31 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _depth(data: bytes) -> int:
-    """Deepest nesting of brackets outside strings. Looks at bytes: in UTF-8 no other character contains them."""
-    deepest = depth = 0
-    in_string = escaped = False
-    for byte in data:
-        if escaped:
-            escaped = False
-        elif in_string:
-            if byte == 0x5C:  # backslash
-                escaped = True
-            elif byte == 0x22:  # quote
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
-    return deepest
+    """Deepest nesting of brackets outside strings, by whole-buffer steps: an attacker chooses how often this runs.
+
+    Looks at bytes: in UTF-8 no other character contains them. What is no JSON gets some number, and is refused elsewhere.
+    """
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    outside = b"".join(data.split(b'"')[::2]).translate(None, _NO_BRACKETS)
+    return max(accumulate(map(_STEPS.__getitem__, outside)), default=0)
+
+
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = {0x5B: 1, 0x7B: 1, 0x5D: -1, 0x7D: -1}
 
 
 def encode(value: Any) -> bytes:
-    """A Python value as a JSON payload. Raises BadRequest naming the type that cannot be written."""
+    """A Python value as a JSON payload. Raises BadRequest naming what cannot be written."""
     try:
-        return msgspec.json.encode(value)
+        data = msgspec.json.encode(value)
+        if b"null" in data:  # which is also what becomes of NaN and the infinities
+            json.dumps(msgspec.to_builtins(value), allow_nan=False)
+        return data
+    except UnicodeEncodeError:
+        return json.dumps(
+            msgspec.to_builtins(value), allow_nan=False, separators=(",", ":")
+        ).encode()  # lone surrogates, as escapes
     except (TypeError, ValueError, RecursionError) as error:
         raise BadRequest(f"payload cannot be written as JSON: {error}") from None
 

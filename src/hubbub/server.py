@@ -6,14 +6,22 @@ Answers for: the listening socket, TLS, and leaving in good order. Refuses to kn
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
+import socket
+import stat
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from hubbub.app import WEBSOCKET_PATH, Hubbub
+from hubbub.errors import ConfigurationError
+from hubbub.settings import Server as ServerSettings
 from hubbub.transports.handshake import Gate
+from hubbub.transports.upgrade import Http
 from hubbub.transports.websocket import WebSocketDoor
 
 if TYPE_CHECKING:
@@ -24,8 +32,11 @@ log = logging.getLogger(__name__)
 #: Connections that wait to be accepted: a crowd returns at once.
 BACKLOG = 4096
 
-#: Seconds that clients get to answer the goodbye.
+#: Seconds that clients get to answer the goodbye, before their sockets are aborted.
 GOODBYE = 2.0
+
+#: Seconds that requests under way get to end, whoever serves them.
+LAST_REQUESTS = 5.0
 
 
 class Server(uvicorn.Server):
@@ -48,7 +59,6 @@ class Server(uvicorn.Server):
             write_budget=client.write_budget,
         )
         self._on_ready = on_ready
-        listen: dict[str, Any] = {"uds": server.unix} if server.unix else {"host": server.host, "port": server.port}
         tls: dict[str, Any] = (
             {"ssl_certfile": server.tls_certificate, "ssl_keyfile": server.tls_key} if server.tls_key else {}
         )
@@ -56,18 +66,32 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 hub.asgi(fallback),
                 ws=self.door.upgrade,  # type: ignore[arg-type]  # called like a class; a bound method does
-                http="httptools",
-                loop="uvloop",
+                http=Http,
+                loop="auto",  # uvloop where it is installed
                 lifespan="on",
                 proxy_headers=False,
                 server_header=False,
                 access_log=False,
                 log_config=None,
                 backlog=BACKLOG,
-                **listen,
+                timeout_graceful_shutdown=int(LAST_REQUESTS),
+                uds=server.unix or None,
                 **tls,
             )
         )
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen until a signal comes or `should_exit` is set. Raises ConfigurationError if the address is taken."""
+        settings = self.hub.settings.server
+        if sockets is None and not settings.unix:
+            sockets = listen(settings)
+        if settings.unix:
+            make_way(settings.unix)
+        try:
+            await super().serve(sockets)
+        finally:
+            if settings.unix and self.started:
+                make_way(settings.unix)
 
     async def startup(self, sockets: Any = None) -> None:
         """Listen, and say so."""
@@ -79,10 +103,15 @@ class Server(uvicorn.Server):
         """Stop the node first, so that every client hears why, and give them a moment to answer."""
         for listener in self.servers:
             listener.close()
+        self.door.is_open = False  # a request on a connection that is open already could still ask for an upgrade
         await self.hub.node.stop()
-        deadline = asyncio.get_running_loop().time() + GOODBYE
-        while self.door.sockets and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.02)
+        try:
+            async with asyncio.timeout(GOODBYE):
+                await self.door.is_empty.wait()
+        except TimeoutError:
+            pass
+        for client in list(self.door.sockets):
+            client.abort()
         await super().shutdown(sockets)
 
     @property
@@ -95,3 +124,45 @@ class Server(uvicorn.Server):
         scheme = "https" if server.tls_key else "http"
         host = f"[{server.host}]" if ":" in server.host else server.host
         return f"{scheme}://{host}:{port}"
+
+
+def listen(server: ServerSettings) -> list[socket.socket]:
+    """The listening sockets of a host that may have several addresses, all on one port."""
+    try:
+        found = socket.getaddrinfo(server.host or None, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise ConfigurationError(f"server.host (--host) = {server.host!r}: {error.strerror}") from None
+    sockets: list[socket.socket] = []
+    port = server.port
+    for family, address in dict.fromkeys((family, address[:2]) for family, _, _, _, address in found):
+        try:
+            sockets.append(socket.create_server((address[0], port), family=family, backlog=BACKLOG))
+        except OSError as error:
+            for listening in sockets:
+                listening.close()
+            raise ConfigurationError(_why_not(error, str(address[0]), port)) from None
+        port = sockets[0].getsockname()[1]
+    return sockets
+
+
+def make_way(path: str) -> None:
+    """Remove the Unix socket of a server that is gone. uvicorn would also remove that of one that is not."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise ConfigurationError(f"server.unix = {path!r} is a file, and no socket")
+    except FileNotFoundError:
+        if not Path(path).parent.is_dir():
+            raise ConfigurationError(f"server.unix = {path!r}: there is no such folder") from None
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        if probe.connect_ex(path) == 0:
+            raise ConfigurationError(f"server.unix = {path!r} is taken: a server listens there")
+    os.unlink(path)
+
+
+def _why_not(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} of {host} is taken: choose another by --port (server.port), or 0 for a free one"
+    if error.errno == errno.EACCES:
+        return f"port {port} needs privileges: choose one from 1024 on by --port (server.port)"
+    return f"cannot listen on {host}, port {port} (--host, --port): {error.strerror}"

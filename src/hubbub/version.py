@@ -1,3 +1,6 @@
-"""The version of this package, in the one place where it stands."""
+"""The version of this package.
+
+Answers for: the one place where it stands; pyproject.toml reads it from here. Refuses to know: anything else.
+"""
 
 VERSION = "0.1.0"

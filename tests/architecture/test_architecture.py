@@ -69,9 +69,7 @@ def test_functions_are_short() -> None:
 
 def test_protocols_are_small() -> None:
     sizes = ((path, node, len(public(node))) for path, node in classes("Protocol"))
-    nothing_in(
-        f"{place(path, node)}: {size} methods" for path, node, size in sizes if size > PROTOCOL_METHODS
-    )
+    nothing_in(f"{place(path, node)}: {size} methods" for path, node, size in sizes if size > PROTOCOL_METHODS)
 
 
 def test_structs_are_small() -> None:
@@ -100,9 +98,7 @@ def test_constructors_take_few_things_and_by_name() -> None:
 def test_modules_say_what_they_answer_for() -> None:
     # A package is introduced by one line: its files say the rest.
     texts = {path: ast.get_docstring(tree) or "" for path, tree in parsed() if path.name != "__init__.py"}
-    nothing_in(
-        f"{name(path)}: docstring of fewer than 2 lines" for path, text in texts.items() if "\n" not in text
-    )
+    nothing_in(f"{name(path)}: docstring of fewer than 2 lines" for path, text in texts.items() if "\n" not in text)
 
 
 def test_public_names_have_a_contract() -> None:
@@ -151,9 +147,7 @@ def files(suffix: str = "") -> list[Path]:
     """The files of this repository, committed or about to be."""
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     try:
-        names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
-            "\0"
-        )
+        names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("not a git checkout")
     paths = {ROOT / name for name in names if name.endswith(suffix)}
@@ -173,9 +167,7 @@ def functions() -> Iterator[tuple[Path, Function]]:
 
 def classes(base: str = "") -> Iterator[tuple[Path, ast.ClassDef]]:
     """Every class of the package, or those that name a base, with its file."""
-    found = (
-        (path, node) for path, tree in parsed() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
-    )
+    found = ((path, node) for path, tree in parsed() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
     return ((path, node) for path, node in found if not base or base in bases(node))
 
 

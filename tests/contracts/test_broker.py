@@ -40,9 +40,7 @@ async def test_b1_announced_as_returned_and_as_kept(broker_factory: BrokerFactor
 
 
 @pytest.mark.parametrize("options", [LIVE, KEPT], ids=["live", "kept"])
-@pytest.mark.parametrize(
-    "data", [b"", b"\x00\xff\r\n\xfe", b"x" * 200_000], ids=["empty", "any-bytes", "large"]
-)
+@pytest.mark.parametrize("data", [b"", b"\x00\xff\r\n\xfe", b"x" * 200_000], ids=["empty", "any-bytes", "large"])
 async def test_b1_binary_travels_unchanged(
     broker_factory: BrokerFactory, settle: Settle, data: bytes, options: StreamOptions
 ) -> None:
@@ -75,9 +73,7 @@ async def test_b1_a_thousand_interleaved_publishers(broker_factory: BrokerFactor
     assert [publication.data for publication in page.publications] == log
 
 
-async def test_b1_channels_published_at_once_keep_each_its_order(
-    broker_factory: BrokerFactory, settle: Settle
-) -> None:
+async def test_b1_channels_published_at_once_keep_each_its_order(broker_factory: BrokerFactory, settle: Settle) -> None:
     one, two = await broker_factory(2)
     channels = [f"c{number}" for number in range(5)]
     for channel in channels:
@@ -147,9 +143,7 @@ async def test_b2_the_newest_ttl_counts(broker_factory: BrokerFactory, pass_time
     assert await kept(node.broker, "d") == [1, 2]
 
 
-async def test_b2_head_outlives_the_publications(
-    broker_factory: BrokerFactory, pass_time: TimePasses
-) -> None:
+async def test_b2_head_outlives_the_publications(broker_factory: BrokerFactory, pass_time: TimePasses) -> None:
     one, two = await broker_factory(2)
     await fill(one.broker, "c", 5, StreamOptions(size=3, ttl=2))
     head = (await one.broker.heads(["c"]))["c"]
@@ -162,9 +156,7 @@ async def test_b2_head_outlives_the_publications(
     assert (await two.broker.heads(["c"]))["c"] == head
 
 
-async def test_b2_publications_that_expired_stay_away(
-    broker_factory: BrokerFactory, pass_time: TimePasses
-) -> None:
+async def test_b2_publications_that_expired_stay_away(broker_factory: BrokerFactory, pass_time: TimePasses) -> None:
     (node,) = await broker_factory(1)
     await fill(node.broker, "c", 5, StreamOptions(size=3, ttl=2))
     await pass_time(3)
@@ -210,9 +202,7 @@ async def test_b3_race_of_one_key_has_one_winner(broker_factory: BrokerFactory, 
     nodes = await broker_factory(3)
     await nodes[0].broker.subscribe("c")
     options = StreamOptions(size=100, ttl=60, idempotency_key="k")
-    done = await asyncio.gather(
-        *(nodes[n % 3].broker.publish("c", Publication(b"%d" % n), options) for n in range(60))
-    )
+    done = await asyncio.gather(*(nodes[n % 3].broker.publish("c", Publication(b"%d" % n), options) for n in range(60)))
     await settle()
     assert sorted(published.duplicate for published in done) == [False] + [True] * 59
     assert len({published.position for published in done}) == 1
@@ -280,9 +270,7 @@ async def test_b3_another_version_epoch_starts_anew(broker_factory: BrokerFactor
     assert not await is_dropped(2, "b")
 
 
-async def test_b3_version_outlives_the_publications(
-    broker_factory: BrokerFactory, pass_time: TimePasses
-) -> None:
+async def test_b3_version_outlives_the_publications(broker_factory: BrokerFactory, pass_time: TimePasses) -> None:
     (node,) = await broker_factory(1)
     options = StreamOptions(size=10, ttl=2, version=5)
     await node.broker.publish("c", Publication(b"x"), options)
@@ -290,9 +278,7 @@ async def test_b3_version_outlives_the_publications(
     assert (await node.broker.publish("c", Publication(b"x"), options)).duplicate is True
 
 
-async def test_b3_race_of_versions_announces_them_rising(
-    broker_factory: BrokerFactory, settle: Settle
-) -> None:
+async def test_b3_race_of_versions_announces_them_rising(broker_factory: BrokerFactory, settle: Settle) -> None:
     nodes = await broker_factory(3)
     await nodes[0].broker.subscribe("c")
     versions = [(number * 37) % 101 for number in range(1, 101)]  # 1 to 100, shuffled
@@ -362,9 +348,7 @@ async def test_b4_subscribing_twice_is_hearing_once(broker_factory: BrokerFactor
     assert two.heard.offsets("c") == [1]
 
 
-async def test_b4_unsubscribing_what_was_not_subscribed(
-    broker_factory: BrokerFactory, settle: Settle
-) -> None:
+async def test_b4_unsubscribing_what_was_not_subscribed(broker_factory: BrokerFactory, settle: Settle) -> None:
     (node,) = await broker_factory(1)
     await node.broker.unsubscribe("c")
     await node.broker.subscribe("c")
@@ -382,9 +366,7 @@ async def test_b4_quick_leave_and_return_last_call_wins(
 ) -> None:
     """Calls that overlap, started in this order and none awaited before the next."""
     one, two = await broker_factory(2)
-    await asyncio.gather(
-        *(two.broker.subscribe("c") if call == "s" else two.broker.unsubscribe("c") for call in calls)
-    )
+    await asyncio.gather(*(two.broker.subscribe("c") if call == "s" else two.broker.unsubscribe("c") for call in calls))
     await fill(one.broker, "c", 2)
     await settle()
     assert two.heard.offsets("c") == [1, 2]
@@ -418,9 +400,7 @@ async def test_b4_publishing_while_subscribing(broker_factory: BrokerFactory, se
     await settle()
     offsets = two.heard.offsets("c")
     assert offsets == list(range(offsets[0], 51))
-    assert (
-        offsets[0] <= confirmed + 2
-    )  # one may have had its offset before, and its reply after the confirmation
+    assert offsets[0] <= confirmed + 2  # one may have had its offset before, and its reply after the confirmation
 
 
 async def test_b4_subscribe_then_read_misses_nothing(broker_factory: BrokerFactory, settle: Settle) -> None:
@@ -443,9 +423,7 @@ async def test_b4_subscribe_then_read_misses_nothing(broker_factory: BrokerFacto
     assert two.heard.offsets("c")[-1] == 50
 
 
-async def test_b4_stopped_broker_hears_nothing_and_others_go_on(
-    broker_factory: BrokerFactory, settle: Settle
-) -> None:
+async def test_b4_stopped_broker_hears_nothing_and_others_go_on(broker_factory: BrokerFactory, settle: Settle) -> None:
     one, two, three = await broker_factory(3)
     for node in (two, three):
         await node.broker.subscribe("c")

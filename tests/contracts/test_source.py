@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 async def test_s1_offsets_are_contiguous_from_1(broker_factory: BrokerFactory) -> None:
     one, two = await broker_factory(2)
     positions = [
-        position(await (one, two)[number % 2].broker.publish("c", Publication(b"x"), KEPT))
-        for number in range(10)
+        position(await (one, two)[number % 2].broker.publish("c", Publication(b"x"), KEPT)) for number in range(10)
     ]
     assert [offset for _, offset in positions] == list(range(1, 11))
     assert len({epoch for epoch, _ in positions}) == 1
@@ -101,9 +100,7 @@ async def test_s2_heads_of_nothing_and_of_the_same_twice(broker_factory: BrokerF
     assert list(await node.broker.heads(["c", "c"])) == ["c"]
 
 
-@pytest.mark.parametrize(
-    "channel", ["room:42", "with space", "ünï¢ode☃", "{tag}x", "$personal#user", "a" * 255]
-)
+@pytest.mark.parametrize("channel", ["room:42", "with space", "ünï¢ode☃", "{tag}x", "$personal#user", "a" * 255])
 async def test_s2_any_name_is_a_channel(broker_factory: BrokerFactory, settle: Settle, channel: str) -> None:
     (node,) = await broker_factory(1)
     await node.broker.subscribe(channel)
@@ -191,18 +188,14 @@ async def test_s4_reverse(broker_factory: BrokerFactory, after: int, limit: int,
 
 
 @pytest.mark.parametrize("after", [0, 1, 6])
-async def test_s4_after_older_than_trimmed_starts_at_the_first_kept(
-    broker_factory: BrokerFactory, after: int
-) -> None:
+async def test_s4_after_older_than_trimmed_starts_at_the_first_kept(broker_factory: BrokerFactory, after: int) -> None:
     (node,) = await broker_factory(1)
     await fill(node.broker, "c", 10, StreamOptions(size=3, ttl=60))
     assert await kept(node.broker, "c", after) == [8, 9, 10]
     assert [p.offset for p in (await node.broker.read("c", after, 2)).publications] == [8, 9]
 
 
-@pytest.mark.parametrize(
-    ("after", "expected"), [(0, [10, 9, 8]), (10, [9, 8]), (9, [8]), (8, []), (5, []), (1, [])]
-)
+@pytest.mark.parametrize(("after", "expected"), [(0, [10, 9, 8]), (10, [9, 8]), (9, [8]), (8, []), (5, []), (1, [])])
 async def test_s4_reverse_ends_at_the_first_kept(
     broker_factory: BrokerFactory, after: int, expected: list[int]
 ) -> None:
@@ -222,9 +215,7 @@ async def test_s4_empty_stream(broker_factory: BrokerFactory, reverse: bool) -> 
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-async def test_s4_max_bytes_cuts_pages_but_always_gives_one(
-    broker_factory: BrokerFactory, reverse: bool
-) -> None:
+async def test_s4_max_bytes_cuts_pages_but_always_gives_one(broker_factory: BrokerFactory, reverse: bool) -> None:
     (node,) = await broker_factory(1)
     for size in (5000, 5000, 5000, 40_000, 5000, 5000):
         await node.broker.publish("c", Publication(b"x" * size), KEPT)

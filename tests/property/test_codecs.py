@@ -294,7 +294,7 @@ def test_protobuf_reads_any_bytes_or_says_so(message: bytes) -> None:
 
 
 @given(message=st.binary() | bytes_near_commands)
-@settings(max_examples=250)
+@settings(max_examples=200)
 def test_agrees_with_the_official_runtime_about_any_bytes(message: bytes) -> None:
     try:
         read = protobuf.decode(framed(message))
@@ -337,7 +337,7 @@ def as_read(message: Any) -> tuple[Publication, str]:
 
 
 @given(id=ids, result=answers(opaque), kept=st.lists(publications(opaque, opaque), max_size=3))
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_official_runtime_reads_replies(id: int, result: Any, kept: list[Any]) -> None:
     name = RESULT_FIELDS[type(result)]
     sent = result
@@ -364,7 +364,7 @@ def test_official_runtime_reads_errors(id: int, code: int, message: str, tempora
 
 
 @given(channel=texts, push=pushes(opaque))
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_official_runtime_reads_pushes(channel: str, push: Any) -> None:
     (reply,) = replies(protobuf.push(channel, push))
     name = PUSH_FIELDS[type(push)]
@@ -416,7 +416,7 @@ def publication_as_json(publication: Publication, epoch: str) -> dict[str, Any]:
 
 
 @given(id=ids, result=answers(json_values), kept=st.lists(publications(json_values, json_values), max_size=3))
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_json_replies_say_what_was_meant(id: int, result: Any, kept: list[Any]) -> None:
     meant = as_json(result)
     if kept and hasattr(result, "publications"):
@@ -437,7 +437,7 @@ def test_json_errors_say_what_was_meant(id: int, code: int, message: str, tempor
 
 
 @given(channel=texts, push=pushes(json_values))
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_json_pushes_say_what_was_meant(channel: str, push: Any) -> None:
     pushed = text_codec.push(channel, push)
     meant = {"channel": channel} if channel else {}
@@ -464,7 +464,7 @@ bytes_near_json = st.builds(
 
 
 @given(message=st.binary() | st.text().map(str.encode) | bytes_near_json)
-@settings(max_examples=200)
+@settings(max_examples=150)
 def test_json_reads_any_bytes_or_says_so(message: bytes) -> None:
     try:
         assert text_codec.decode(message)

@@ -499,6 +499,12 @@ def test_protobuf_bombs_take_linear_time(bomb: bytes) -> None:
         pass
 
 
+def test_protobuf_leaves_out_zero_values_but_not_the_result() -> None:
+    assert binary.reply(1, SubscribeResult()) == b"\x04\x08\x01\x32\x00"
+    assert binary.reply(1, ConnectResult(subs={"": SubscribeResult()})) == b"\x08\x08\x01\x2a\x04\x32\x02\x12\x00"
+    assert binary.push("", DisconnectPush(0, "", False)) == b"\x04\x22\x02\x5a\x00"
+
+
 @pytest.mark.parametrize("size", [0, 1, 100, 127, 128, 16_383, 16_384, 2_097_152])
 def test_protobuf_lengths_of_any_size(size: int) -> None:
     publication = binary.publication(Publication(b'"' + b"x" * size + b'"'))

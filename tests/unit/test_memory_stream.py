@@ -70,9 +70,7 @@ class House:
         self.timers.advance()
 
 
-def publish(
-    broker: MemoryBroker, channel: str = "c", options: StreamOptions = KEPT, data: bytes = b""
-) -> Published:
+def publish(broker: MemoryBroker, channel: str = "c", options: StreamOptions = KEPT, data: bytes = b"") -> Published:
     return finish(broker.publish(channel, Publication(data), options))
 
 

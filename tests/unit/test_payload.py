@@ -201,9 +201,9 @@ def test_the_work_is_linear(data: bytes, accepted: bool) -> None:
 
 def test_size_is_judged_first_and_before_anything_is_parsed() -> None:
     for format in ("json", "text", "binary"):
-        assert admit(b"1234", format, 4)  # type: ignore[arg-type]
+        assert admit(b"1234", format, 4)
         with pytest.raises(BadRequest, match="payload of 5 bytes is over the channel's max_bytes of 4"):
-            admit(b"\xff[[[[", format, 4)  # type: ignore[arg-type]
+            admit(b"\xff[[[[", format, 4)
 
 
 @pytest.mark.parametrize("text", ["", "hi", 'say "hi"\r\n', "é\U0001f600", "\0\x1f\x7f", "[{]}", "\\", "\ufeff"])
@@ -260,7 +260,6 @@ def circle() -> list[Any]:
         (object(), "objects of type object"),
         ({"a": [1j]}, "objects of type complex"),
         ({None: 1}, "keys"),
-        ("\ud83d", "surrogates not allowed"),
         (circle(), "recursion"),
     ],
 )

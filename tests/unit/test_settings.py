@@ -386,7 +386,7 @@ def test_personal_channels_of_declared_namespaces(template: str) -> None:
         ("[channels.chat.room]\n", "channels.chat.room", "channels.chat.read"),
         ("dev = true", "dev", "server.unix"),
         ('[server]\n"po\\nrt" = 1', "server.'po\\nrt'", "server.port"),
-        ('["ser ver"]\nport = 1', "['ser ver']", "[server]"),
+        ('["web server"]\nport = 1', "['web server']", "[server]"),
     ],
 )
 def test_unknown_keys_of_the_file(toml: str, key: str, nearest: str) -> None:

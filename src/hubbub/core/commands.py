@@ -10,7 +10,7 @@ in the same breath: a subscription goes live right behind its answer.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol, cast
 
 from msgspec import UNSET, Raw
@@ -31,7 +31,7 @@ from hubbub.errors import (
 from hubbub.model import Credentials, Grant, Position
 from hubbub.protocol import messages as wire
 from hubbub.protocol.codec import Codec, info_message
-from hubbub.protocol.session import Request, Session
+from hubbub.protocol.session import Session
 from hubbub.version import VERSION
 
 
@@ -41,8 +41,12 @@ class Client(Member, Registered, Protocol):
     session: Session
     credentials: Credentials
 
+    def identify(self, credentials: Credentials) -> None:
+        """Who it is."""
+        ...
+
     def connected(self, credentials: Credentials) -> None:
-        """It is known who this is."""
+        """It has connected."""
         ...
 
     def rearm(self) -> None:
@@ -63,7 +67,7 @@ async def connect(node: Node, client: Client, id: int, request: wire.ConnectRequ
     credentials = node.access.connect(request.token, node.clock.time())
     if len(credentials.subs) > node.limits.max_channels:
         raise Disconnect(DisconnectCode.CHANNEL_LIMIT)
-    client.credentials = credentials
+    client.identify(credentials)
     entries = await _enter_server_side(node, client, credentials, request.subs)
     client.connected(credentials)
     ttl = node.access.ttl(credentials.expire_at, node.clock.time())
@@ -177,12 +181,10 @@ async def unsubscribe(node: Node, client: Client, id: int, request: wire.Unsubsc
 
 async def publish(node: Node, client: Client, id: int, request: wire.PublishRequest) -> wire.PublishResult:
     """Into a channel, with the publisher's identity."""
-    channel = request.channel or _channel("")
-    data = request.data
+    channel = _channel(request.channel)
     subscription = client.subscriptions.get(channel)
     rules = node.access.publish(client, channel, subscribed=subscription is not None)
-    payload = b"" if data is UNSET else bytes(data)
-    await node.publish(channel, payload, info=client.info_in(subscription), rules=rules)
+    await node.publish(channel, _bytes(request.data), info=client.info_in(subscription), rules=rules)
     return PUBLISHED
 
 
@@ -231,7 +233,7 @@ async def refresh(node: Node, client: Client, id: int, request: wire.RefreshRequ
     credentials = node.access.refresh(client, request.token, node.clock.time())
     if set(credentials.subs) != set(client.credentials.subs):
         raise Disconnect(DisconnectCode.INSUFFICIENT_STATE, detail="the new token has other server-side channels")
-    client.credentials = credentials
+    client.identify(credentials)
     client.rearm()
     ttl = node.access.ttl(credentials.expire_at, node.clock.time())
     return wire.RefreshResult(client.id, f"hubbub {VERSION}", ttl is not None, ttl or 0)
@@ -251,7 +253,7 @@ async def sub_refresh(node: Node, client: Client, id: int, request: wire.SubRefr
     return wire.SubRefreshResult(ttl is not None, ttl or 0)
 
 
-Command = Callable[[Node, Any, int, Any], Awaitable["wire.Result | None"]]
+Command = Callable[[Node, Any, int, Any], Coroutine[Any, Any, "wire.Result | None"]]
 
 #: Every kind of request that a session lets through.
 COMMANDS: dict[str, Command] = {
@@ -270,11 +272,6 @@ COMMANDS: dict[str, Command] = {
         sub_refresh,
     )
 }
-
-
-async def run(node: Node, client: Client, request: Request) -> wire.Result | None:
-    """Do what a request asks."""
-    return await COMMANDS[request.kind](node, client, request.id, request.body)
 
 
 def _channel(name: str) -> str:

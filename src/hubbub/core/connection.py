@@ -16,11 +16,11 @@ import uuid
 from typing import Any, Protocol
 
 from hubbub.core import commands, eager
-from hubbub.core.hub import Subscription, Variant
+from hubbub.core.hub import Subscription
 from hubbub.core.lanes import Lanes
 from hubbub.core.node import Node
 from hubbub.core.pump import LOST
-from hubbub.core.variants import Framing
+from hubbub.core.variants import ClientVariant, Framing
 from hubbub.errors import (
     Disconnect,
     DisconnectCode,
@@ -81,6 +81,7 @@ class Connection:
 
     __slots__ = (
         "_dammed",
+        "_info",
         "_lanes",
         "_node",
         "_stalled",
@@ -96,13 +97,13 @@ class Connection:
         "variant",
     )
 
-    def __init__(self, node: Node, transport: Transport, codec: Codec) -> None:
+    def __init__(self, node: Node, transport: Transport, *, codec: Codec) -> None:
         self._node = node
         self.transport = transport
         now = node.clock.now()
         self.id = str(uuid.uuid4())
-        self.session = Session(codec, node.limits.timing, now)
-        self.variant: Variant = node.variants.of(codec, transport.framing)
+        self.session = Session(codec, node.limits.timing, now=now)
+        self.variant: ClientVariant = node.variants.of(codec, transport.framing)
         self.credentials = Credentials()
         self.subscriptions: dict[str, Subscription] = {}
         self.outbox: list[Any] = []
@@ -110,6 +111,7 @@ class Connection:
         self.is_paused = False
         self._dammed = False  # too many commands wait: nothing is read
         self._lanes: Lanes | None = None
+        self._info: ClientInfo | None = None  # made when first asked for, anew when the credentials are
         self._stalled: tuple[float, int] | None = None
         self._timer = node.timers.at(self.session.deadline, self._tick)
         node.registry.add(self)
@@ -121,8 +123,11 @@ class Connection:
 
     def info_in(self, subscription: Subscription | None = None) -> ClientInfo:
         """What others see of this connection, in a channel of its own or anywhere."""
-        chan_info = subscription.chan_info if subscription is not None else b""
-        return ClientInfo(self.credentials.user, self.id, self.credentials.info, chan_info)
+        if subscription is not None and subscription.chan_info:
+            return ClientInfo(self.credentials.user, self.id, self.credentials.info, subscription.chan_info)
+        if self._info is None:
+            self._info = ClientInfo(self.credentials.user, self.id, self.credentials.info)
+        return self._info
 
     # what comes in --------------------------------------------------------------------------------------------------
 
@@ -139,7 +144,8 @@ class Connection:
             self._take(request)
         if not requests:
             self._arm()  # a pong moves the deadline
-        self._dam()
+        if self._lanes is not None or self.is_paused:
+            self._dam()
 
     def _take(self, request: Request) -> None:
         """One request in its turn; nothing after one that ended the connection."""
@@ -149,7 +155,7 @@ class Connection:
     def _run(self, request: Request) -> None:
         """Start a command; most end here, without a task."""
         try:
-            result, rest = eager.begin(commands.run(self._node, self, request))
+            result, rest = eager.begin(commands.COMMANDS[request.kind](self._node, self, request.id, request.body))
         except Exception as error:
             self._failed(request, error)
         else:
@@ -232,7 +238,7 @@ class Connection:
     def raw(self, message: bytes) -> None:
         """One encoded message, in its order with everything else."""
         if not self.is_closed:
-            self._node.hub.enqueue(self, self.variant.pack([message]))
+            self._node.hub.enqueue(self, self.variant.frame(message))
 
     def flush(self) -> None:
         """Write the outbox."""
@@ -317,9 +323,14 @@ class Connection:
 
     # deadlines ------------------------------------------------------------------------------------------------------
 
+    def identify(self, credentials: Credentials) -> None:
+        """Who it is, or is from now on."""
+        self.credentials = credentials
+        self._info = None
+
     def connected(self, credentials: Credentials) -> None:
         """The client is known from here on."""
-        self.credentials = credentials
+        self.identify(credentials)
         self.session.accepted(self._node.clock.now(), random.random())
         self._node.registry.identify(self)
         self._arm()

@@ -99,7 +99,10 @@ class Feeds:
         tie = self._ties.get(channel.name)
         if tie is None:
             tie = self._ties[channel.name] = Tie(channel)
-            _, rest = eager.begin(self._open(tie))
+            try:
+                _, rest = eager.begin(self._open(tie))
+            except BackendError as error:
+                raise self._unavailable("open_failed") from error
             if rest is not None:
                 tie.opening = self._tasks.spawn(rest, f"open {channel.name}")
         if tie.linger is not None:
@@ -109,8 +112,7 @@ class Feeds:
             try:
                 await asyncio.wait_for(asyncio.shield(tie.opening), OPEN_TIMEOUT)
             except (TimeoutError, BackendError) as error:
-                self._count("open_failed")
-                raise InternalError("the channel's source cannot be asked now") from error
+                raise self._unavailable("open_failed") from error
 
     async def _open(self, tie: Tie) -> None:
         channel = tie.channel
@@ -126,6 +128,7 @@ class Feeds:
             if self._ties.get(channel.name) is tie:
                 del self._ties[channel.name]
                 self.hub.channels.pop(channel.name, None)
+            self._unsubscribe(channel.name)
             raise
         finally:
             tie.opening = None
@@ -139,15 +142,19 @@ class Feeds:
     def _end(self, tie: Tie) -> None:
         channel = tie.channel
         tie.linger = None
-        if channel.subscriptions or tie.opening is not None or self._ties.get(channel.name) is not tie:
+        if channel.subscriptions or self._ties.get(channel.name) is not tie:
+            return
+        if tie.opening is not None:  # nobody waited for it to the end
+            self.close(channel)
             return
         del self._ties[channel.name]
         self.hub.channels.pop(channel.name, None)
         if channel.feed is not None and isinstance(channel.feed.stored, Ring):
             channel.feed.stored.clear()
-        _, rest = eager.begin(self.broker.unsubscribe(channel.name))
-        if rest is not None:
-            self._tasks.spawn(rest, f"unsubscribe {channel.name}")
+        self._unsubscribe(channel.name)
+
+    def _unsubscribe(self, channel: str) -> None:
+        self._tasks.begin(self.broker.unsubscribe(channel), f"unsubscribe {channel}")
 
     # what the broker says -------------------------------------------------------------------------------------------
 
@@ -303,7 +310,7 @@ class Feeds:
         try:
             return await asyncio.wait_for(asyncio.shield(tie.back), OPEN_TIMEOUT)
         except (TimeoutError, BackendError) as error:
-            raise InternalError("the channel's source cannot be asked now") from error
+            raise self._unavailable("read_back_failed") from error
 
     async def _read_for_many(self, tie: Tie, offset: int) -> Page:
         try:
@@ -316,6 +323,10 @@ class Feeds:
             return page
         finally:
             tie.back = None
+
+    def _unavailable(self, what: str) -> InternalError:
+        self._count(what)
+        return InternalError("the channel's source cannot be asked now")
 
     def _count(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1

@@ -64,8 +64,12 @@ class Variant(Protocol):
 class Subscriber(Protocol):
     """Anything that the hub can deliver to."""
 
-    variant: Variant
     outbox: list[Any]
+
+    @property
+    def variant(self) -> Variant:
+        """Its encoding."""
+        ...
 
     def flush(self) -> None:
         """Write the outbox at once, without waiting, and empty it."""

@@ -102,7 +102,7 @@ class Node:
         self.registry = Registry()
         self.hub = Hub(self._schedule)
         self.feeds = Feeds(self.hub, broker, timers=self.timers, tasks=self.tasks, on_broken=self._broken)
-        self.pump = Pump(self.hub, self.feeds, self.tasks, schedule=self._schedule, later=self.timers.after)
+        self.pump = Pump(self.hub, self.feeds, tasks=self.tasks, schedule=self._schedule, later=self.timers.after)
         self.doorkeeper = Doorkeeper(
             self.hub, self.feeds, broker=broker, presence=presence, tasks=self.tasks, observer=self.observer
         )
@@ -295,6 +295,8 @@ def _tell_lost(subscriptions: Iterable[Subscription]) -> None:
 
 def _stream_options(rules: ChannelRules, asked: StreamOptions | None) -> StreamOptions:
     """How much is kept is the rules' affair; the rest is the publisher's."""
+    if not rules.has_memory:
+        return EPHEMERAL
     if asked is None:
         return StreamOptions(rules.kept, rules.history_ttl)
     return StreamOptions(rules.kept, rules.history_ttl, asked.idempotency_key, asked.version, asked.version_epoch)

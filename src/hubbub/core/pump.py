@@ -65,8 +65,8 @@ class Pump:
         self,
         hub: Hub,
         feeds: Feeds,
-        tasks: Tasks,
         *,
+        tasks: Tasks,
         schedule: Callable[[Callable[[], None]], object],
         later: Callable[[float, Callable[[], object]], object],
     ) -> None:

@@ -13,7 +13,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from hubbub.brokers.base import Notice
-from hubbub.core.hub import Subscription, Variant
+from hubbub.core.hub import Subscription
 from hubbub.core.node import Node
 from hubbub.core.pump import LOST
 from hubbub.errors import HubbubError
@@ -60,7 +60,7 @@ class ChannelReader:
     """One back-end subscription. Implements the hub's Subscriber and the pump's Reader."""
 
     def __init__(self, node: Node, channel: str) -> None:
-        self.variant: Variant = OBJECTS
+        self.variant = OBJECTS
         self.outbox: list[Any] = []
         self._node = node
         self._name = channel

@@ -76,6 +76,8 @@ class Doorkeeper:
             await self._feeds.open(channel)
         except BaseException:
             channel.subscriptions.pop(subscriber, None)
+            if not channel.subscriptions:
+                self._feeds.close(channel)
             raise
         return subscription
 

@@ -48,6 +48,10 @@ class ClientVariant:
         """Several messages in one frame."""
         return self.framing.frame(self.codec.join(messages), binary=self.codec.binary)
 
+    def frame(self, message: bytes) -> Any:
+        """One message in one frame."""
+        return self.framing.frame(message, binary=self.codec.binary)
+
 
 class Variants:
     """One variant for each pair in use, so that the hub can tell by identity who shares an encoding."""

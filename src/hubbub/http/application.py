@@ -13,6 +13,8 @@ from typing import Any
 from starlette.routing import BaseRoute, Router, WebSocketRoute
 from starlette.types import ASGIApp
 
+__all__ = ["ASGIApp", "Lifespan", "application"]
+
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 
 

@@ -17,11 +17,14 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 #: The protocol's integers. Anything outside is a broken peer, and fails to decode.
 UInt32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
-#: msgspec bounds only what fits in 63 bits; a larger offset is beyond every stream, and treated so.
-UInt64 = Annotated[int, Meta(ge=0)]
+#: 63 bits are what msgspec can bound and databases can keep; no stream ever gets there.
+UInt64 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Int64 = int
 
 Payload = Raw | UnsetType
+
+#: Commands of one transport message. SDKs send one for each subscription at once, so a few hundred; more is an attack.
+MAX_COMMANDS = 1000
 
 #: `flag` of a subscribe request: answer error 112 instead of subscribing when the position is not recoverable.
 REJECT_UNRECOVERED = 2

@@ -22,6 +22,7 @@ from hubbub.errors import ProtocolError, ReplyError
 from hubbub.model import Publication
 from hubbub.protocol.codec import info_message
 from hubbub.protocol.messages import (
+    MAX_COMMANDS,
     PUSH_FIELDS,
     RESULT_FIELDS,
     ClientInfoMessage,
@@ -354,6 +355,8 @@ class ProtobufCodec:
                 command = Command()
                 _fill(command, _COMMAND, message, at, stop)
                 commands.append(command)
+                if len(commands) > MAX_COMMANDS:
+                    raise ProtocolError("too many commands in one message")
                 at = stop
         except UnicodeDecodeError as error:
             raise ProtocolError(f"a string is not UTF-8: {error}") from None

@@ -52,7 +52,7 @@ class Session:
 
     __slots__ = ("_awaits_pong", "codec", "deadline", "state", "timing")
 
-    def __init__(self, codec: Codec, timing: Timing, now: float) -> None:
+    def __init__(self, codec: Codec, timing: Timing, *, now: float) -> None:
         self.codec = codec
         self.timing = timing
         self.state = State.NEW
@@ -63,9 +63,15 @@ class Session:
         """The requests of one transport message. Raises ProtocolError for bytes or an order that is forbidden."""
         requests = []
         for command in self.codec.decode(message):
-            request = self._admit(command, now)
-            if request is not None:
-                requests.append(request)
+            kind, body = _request_of(command)
+            if body is None:
+                self._pong(command, now)
+                continue
+            if self.state is not State.CONNECTED or kind == "connect":
+                self._admit_unconnected(kind)
+            if not command.id and kind != "send":
+                raise ProtocolError(f"{kind} without an id")
+            requests.append(Request(command.id, kind, body))
         return requests
 
     def accepted(self, now: float, spread: float) -> None:
@@ -101,11 +107,8 @@ class Session:
         """Whether a ping is out."""
         return self._awaits_pong
 
-    def _admit(self, command: Command, now: float) -> Request | None:
-        kind, body = _request_of(command)
-        if body is None:
-            self._pong(command, now)
-            return None
+    def _admit_unconnected(self, kind: str) -> None:
+        """Whether `kind` may come before the client is connected; `connect` may come nowhere else."""
         if self.state is State.NEW:
             if kind != "connect":
                 raise ProtocolError(f"{kind} before connect")
@@ -114,9 +117,6 @@ class Session:
             raise ProtocolError("connect for the second time")
         elif self.state is State.REFUSED:
             raise ProtocolError(f"{kind} after connect was refused")
-        if not command.id and kind != "send":
-            raise ProtocolError(f"{kind} without an id")
-        return Request(command.id, kind, body)
 
     def _pong(self, command: Command, now: float) -> None:
         if command.id or command.ping is not None:

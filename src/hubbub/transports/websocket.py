@@ -1,24 +1,25 @@
 """The fast door: WebSocket by picows, under uvicorn's HTTP on the same port.
 
-Answers for: taking over the sockets of upgrade requests for our path, RFC 6455 where picows leaves it to us (reserved
-bits, fragments, UTF-8, close codes), and writing ready-made frames straight to the event loop's transport. Refuses to
-know: commands, channels, and every other path: those upgrades go to uvicorn's own WebSocket class.
+Answers for: RFC 6455 where picows leaves it to us (reserved bits, fragments, UTF-8, close codes, an end that the peer
+hears), and writing ready-made frames straight to the event loop's transport. Refuses to know: commands, channels, and
+how the socket came from uvicorn (`upgrade`).
 
-uvicorn hands an upgrade over by calling `connection_made` and `data_received` of its `ws=` class with the request's
-head. Ours replays the few lines that the handshake needs into picows' protocol object and then makes that the
-transport's protocol, so that the socket never passes through ASGI again.
+How a connection ends, in all cases within `close_timeout`, after which the socket is aborted:
+
+- We close: our close frame, then what the peer still sends is ignored until its close frame comes.
+- The peer closes: its code is sent back, and the socket closed when that is written.
+- The peer breaks the protocol: our close frame with the reason, the end of our stream, and then we read into the void
+  until the peer closes. Closing at once with bytes of it unread would be a reset, which takes the close frame away
+  from a peer that has not read it yet: a client whose message was too big would not learn it, and send it again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from picows import (
     WSAutoPingStrategy,
@@ -32,12 +33,12 @@ from picows import (
 )
 from picows.common import WSUpgradeResponseWithListener
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # the stubs leave it out
-from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol
 
 from hubbub.protocol.codec import Codec
 from hubbub.protocol.frames import BINARY, TEXT, frame
-from hubbub.transports.endpoint import Endpoint
+from hubbub.transports.endpoint import Endpoint, goodbye, is_close_code
 from hubbub.transports.handshake import Codecs, Gate
+from hubbub.transports.upgrade import Refused, Upgrade, feed, uvicorns_own
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,9 @@ READ_BUFFER = 2048
 #: Fragments of one message. More are an attack: each costs a call, whatever its size.
 MAX_FRAGMENTS = 4096
 
-#: WSFrame.msg_type makes an enum at each look; these are compared by identity.
+#: WSFrame.msg_type makes an enum at each look (0.2 µs); these are compared by identity.
 _TEXT, _BINARY, _CONTINUATION = WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION
+_PING, _CLOSE = WSMsgType.PING, WSMsgType.CLOSE
 
 
 class Frames:
@@ -62,54 +64,37 @@ class Frames:
         return frame(payload, BINARY if binary else TEXT)
 
 
-class _OnlyOurBugs:
-    """What picows logs to. It makes a logger for each connection unless it is given something that is none; what it has to
-    say of a peer, the peer learns from the close code, and we from the connection's own line. Exceptions are our bugs.
-    """
-
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # the name is logging's
-        """Nothing is."""
-        return False
-
-    def ignore(self, *args: object, **kwargs: object) -> None:
-        """Say nothing."""
-
-    def exception(self, message: str, *args: object) -> None:
-        """A callback of ours raised; the peer gets 1011."""
-        log.exception(message, *args)
-
-    debug = info = warning = error = log = ignore
-
-
-_PICOWS_LOG = _OnlyOurBugs()
-
-
 class Socket(WSListener):
     """One connection. Implements Transport for the endpoint and listens to picows."""
 
     __slots__ = (
+        "_deadline",
         "_door",
         "_endpoint",
         "_fragments",
         "_fragments_size",
         "_is_closing",
-        "_message_type",
         "_raw",
         "_tcp",
         "_write",
         "_written",
         "codec",
+        "is_binary",
     )
 
-    def __init__(self, door: WebSocketDoor, codec: Codec) -> None:
+    def __init__(self, door: WebSocketDoor, codec: Codec, tcp: asyncio.Transport) -> None:
         self._door = door
         self.codec = codec
+        self.is_binary = False
+        self._tcp = tcp
+        self._write = tcp.write
+        self._written = 0
+        self._raw: WSTransport
         self._endpoint: Endpoint | None = None
         self._fragments: list[bytes] | None = None
         self._fragments_size = 0
-        self._message_type = _TEXT
         self._is_closing = False
-        self._written = 0
+        self._deadline: asyncio.TimerHandle | None = None
 
     # Transport ------------------------------------------------------------------------------------------------------
 
@@ -130,13 +115,13 @@ class Socket(WSListener):
         """Send a close frame, and end when the peer has answered or had its time."""
         if self._is_closing:
             return
-        self._is_closing = True
-        self._raw.send_close(cast("WSCloseCode", code), reason.encode()[:123])
+        self._end()
+        code, reason = goodbye(code, reason)
+        self._raw.send_close(cast("WSCloseCode", code), reason)
         self.resume_reading()  # or the answer would never be seen
-        asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._tcp.abort)
 
     def pause_reading(self) -> None:
-        """Leave what comes in the kernel."""
+        """Leave what comes in the kernel; what has been read already may still come."""
         if self._tcp.is_reading():
             self._tcp.pause_reading()
 
@@ -148,89 +133,96 @@ class Socket(WSListener):
     @property
     def unsent(self) -> int:
         """Bytes in the event loop's buffer."""
-        size: int = self._tcp.get_write_buffer_size()
-        return size
+        return self._tcp.get_write_buffer_size()
 
     @property
     def taken(self) -> int:
         """Bytes that the kernel has taken."""
         return self._written - self.unsent
 
+    def abort(self) -> None:
+        """End at once, whatever the peer was still to hear."""
+        self._tcp.abort()
+
     # picows ---------------------------------------------------------------------------------------------------------
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """The handshake is done."""
-        try:
-            self._begin(transport)
-        except Exception:
-            log.exception("a connection could not be opened")  # picows would keep it to itself
-            raise
-
-    def _begin(self, transport: WSTransport) -> None:
         self._raw = transport
-        self._tcp = transport.underlying_transport
-        self._write = self._tcp.write
         self._tcp.set_write_buffer_limits(high=self._door.write_budget, low=self._door.write_budget // 4)
         # Nobody asks for them again, and with a browser's headers they would be a tenth of what a connection costs.
         transport.request.headers.clear()
         transport.response.headers.clear()
-        self._endpoint = self._door.open(self, self.codec)
-        self._door.sockets[self] = None
+        self._door.enter(self)
+        try:
+            self._endpoint = self._door.open(self, self.codec)
+        except Exception:
+            log.exception("a connection could not be opened")
+            self.close(WSCloseCode.INTERNAL_ERROR.value, "internal server error")
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """One frame, of any kind and in any order."""
-        if self._is_closing:
-            if frame.msg_type is WSMsgType.CLOSE:
-                transport.disconnect()
-            return
+        """One frame, of any kind and in any order; most are whole messages."""
         kind = frame.msg_type
-        if frame.rsv1 or frame.rsv2 or frame.rsv3:
-            self._fail(WSCloseCode.PROTOCOL_ERROR, "reserved bits without an extension")
-        elif kind is _TEXT or kind is _BINARY:
-            if self._fragments is not None:
-                self._fail(WSCloseCode.PROTOCOL_ERROR, "a new message inside a fragmented one")
-            elif frame.fin:
-                self._message(kind, frame.get_payload_as_bytes())
-            else:
-                self._message_type = kind
-                self._fragments = [frame.get_payload_as_bytes()]
-                self._fragments_size = frame.payload_size
-        elif kind is _CONTINUATION:
-            self._continue(frame)
-        elif kind is WSMsgType.PING:
-            transport.send_pong(frame.get_payload_as_bytes())
-        elif kind is WSMsgType.CLOSE:
-            self._peer_closes(frame)
+        if (
+            self._is_closing
+            or self._fragments is not None
+            or not frame.fin
+            or frame.rsv1
+            or frame.rsv2
+            or frame.rsv3
+            or (kind is not _TEXT and kind is not _BINARY)
+        ):
+            self._other(kind, frame)
+        else:
+            self._message(kind is _BINARY, frame.get_payload_as_bytes())
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """The socket is gone."""
         self._is_closing = True
-        self._door.sockets.pop(self, None)
-        if self._endpoint is not None:
-            self._endpoint.closed()
-            self._endpoint = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._door.leave(self)
+        cast("_Link", transport.underlying_transport).socket = None  # that would be a circle
+        self._gone()
 
     def pause_writing(self) -> None:
         """The event loop's buffer is over the budget."""
-        if self._endpoint is not None:
+        if self._endpoint is not None and not self._is_closing:
             self._endpoint.paused()
 
     def resume_writing(self) -> None:
         """It is below a quarter of it."""
-        if self._endpoint is not None:
+        if self._endpoint is not None and not self._is_closing:
             self._endpoint.resumed()
 
     # RFC 6455 where picows leaves it to us --------------------------------------------------------------------------
 
-    def _message(self, kind: WSMsgType, payload: bytes) -> None:
-        if kind is _TEXT:
-            try:
-                payload.decode()
-            except UnicodeDecodeError:
-                self._fail(WSCloseCode.INVALID_TEXT, "text that is not UTF-8")
+    def _message(self, is_binary: bool, message: bytes) -> None:
+        if not is_binary and not message.isascii() and not _is_utf8(message):
+            self._fail(WSCloseCode.INVALID_TEXT, "text that is not UTF-8")
+        elif self._endpoint is not None:
+            self.is_binary = is_binary
+            self._endpoint.receive(message)
+
+    def _other(self, kind: WSMsgType, frame: WSFrame) -> None:
+        if self._is_closing:
+            if kind is _CLOSE:
+                self._tcp.close()
+        elif frame.rsv1 or frame.rsv2 or frame.rsv3:
+            self._fail(WSCloseCode.PROTOCOL_ERROR, "reserved bits without an extension")
+        elif kind is _TEXT or kind is _BINARY:
+            if self._fragments is not None:
+                self._fail(WSCloseCode.PROTOCOL_ERROR, "a new message inside a fragmented one")
                 return
-        if self._endpoint is not None:
-            self._endpoint.receive(payload)
+            self.is_binary = kind is _BINARY
+            self._fragments = [frame.get_payload_as_bytes()]
+            self._fragments_size = frame.payload_size
+        elif kind is _CONTINUATION:
+            self._continue(frame)
+        elif kind is _PING:
+            self._raw.send_pong(frame.get_payload_as_bytes())
+        elif kind is _CLOSE:
+            self._peer_closes(frame)
 
     def _continue(self, frame: WSFrame) -> None:
         fragments = self._fragments
@@ -244,203 +236,112 @@ class Socket(WSListener):
         fragments.append(frame.get_payload_as_bytes())
         if frame.fin:
             self._fragments = None
-            self._message(self._message_type, b"".join(fragments))
+            self._message(self.is_binary, b"".join(fragments))
 
     def _peer_closes(self, frame: WSFrame) -> None:
-        code = _number(frame.get_close_code())
-        if code >= 5000:
+        """Send its code back. picows has looked at the reason, and at most codes."""
+        payload = frame.get_payload_as_bytes()
+        code = int.from_bytes(payload[:2], "big")
+        if payload and not is_close_code(code):
             self._fail(WSCloseCode.PROTOCOL_ERROR, "close code out of range")
             return
-        self._is_closing = True
+        self._end()
         self._raw.send_close(cast("WSCloseCode", code or 1000))
-        self._raw.disconnect()
+        self._tcp.close()
+
+    # ends -----------------------------------------------------------------------------------------------------------
 
     def _fail(self, code: WSCloseCode, reason: str) -> None:
         """Fail the WebSocket connection (7.1.7)."""
+        self._raw.send_close(code, reason)
+        self.broken()
+
+    def broken(self) -> None:
+        """The stream makes no sense any more. Our close frame is sent, or picows sends it next."""
+        handshake = self._raw.close_handshake
+        if handshake is not None and handshake.recv is not None and not self._is_closing:
+            # What follows a close frame in its segment is parsed before we see the close frame, and counts for nothing.
+            code = _number(handshake.recv.code)
+            self._raw.send_close(cast("WSCloseCode", code if is_close_code(code) else 1000))
+        self._end()
+        self._gone()
+        asyncio.get_running_loop().call_soon(self._read_into_the_void)
+
+    def _end(self) -> None:
+        """Nothing more is written but the close frame, and the peer's time runs."""
+        self._is_closing = True
+        if self._deadline is None:
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(self._door.close_timeout, self._tcp.abort)
+
+    def _gone(self) -> None:
         if self._endpoint is not None:
-            self._endpoint.closed()
-        self.close(_number(code), reason)
+            endpoint, self._endpoint = self._endpoint, None
+            endpoint.closed()
+
+    def _read_into_the_void(self) -> None:
+        if self._tcp.is_closing():
+            return
+        self._tcp.set_protocol(_Void(cast("asyncio.BufferedProtocol", self._tcp.get_protocol())))
+        if self._tcp.can_write_eof():
+            self.resume_reading()
+            self._tcp.write_eof()
+        else:
+            self._tcp.close()  # TLS: its goodbye has both directions, and reads what is left
 
 
-class WebSocketDoor:
-    """Opens connections for upgrade requests on `path`. Give `upgrade` to uvicorn as its `ws=` class.
+class _Link:
+    """What one picows protocol is given as its transport and as its logger.
 
-    `max_message` bounds one incoming message, `write_budget` the unsent bytes of a connection before it falls behind.
+    As a transport: the real one, but for TCP options, which picows sets and a Unix socket refuses, and for closing:
+    after an error picows closes 10 ms later, unread bytes or not, and waits for ever for a peer that does not read.
+
+    As a logger: picows tells of errors in no other way. Without the connection knowing, frames would follow the close
+    frame. What it has to say of a peer, the peer learns from the code; exceptions are our bugs and go to our log. And a
+    `logging.Logger` would be copied for each connection.
     """
 
-    def __init__(
-        self,
-        open: Callable[[Socket, Codec], Endpoint],
-        *,
-        path: str,
-        gate: Gate,
-        max_message: int,
-        write_budget: int,
-    ) -> None:
-        self.open = open
-        self.path = path
-        self.gate = gate
-        self.max_message = max_message
-        self.write_budget = write_budget
-        self.framing = Frames()
-        self.codecs = Codecs()
-        self.sockets: dict[Socket, None] = {}
+    __slots__ = ("_is_tcp", "_transport", "socket")
 
-    def upgrade(self, config: Any, server_state: Any, app_state: dict[str, Any]) -> asyncio.Protocol:
-        """What uvicorn calls for each upgrade request."""
-        return _Upgrade(self, lambda: _fallback(config, server_state, app_state))
+    def __init__(self, transport: asyncio.Transport, socket: Socket) -> None:
+        self._transport = transport
+        self._is_tcp = isinstance(transport.get_extra_info("peername"), tuple)
+        self.socket: Socket | None = socket
 
-    def protocol(self, listener_factory: Callable[[WSUpgradeRequest], object]) -> WSProtocol:
-        """Picows' protocol object for one socket."""
-        return WSProtocol(
-            None,
-            None,
-            False,
-            listener_factory,
-            _PICOWS_LOG,
-            True,  # disconnect on an exception of ours: with 1011, and a traceback in no client's face
-            None,  # the handshake is whole already
-            False,  # pings are the session's affair
-            None,
-            None,
-            WSAutoPingStrategy.PING_WHEN_IDLE,
-            False,
-            self.max_message,
-            None,
-            READ_BUFFER,
-        )
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """As the transport's, but for the socket."""
+        value = self._transport.get_extra_info(name, default)
+        return _NoTcpOptions(value) if name == "socket" and not self._is_tcp else value
 
-def _fallback(config: Any, server_state: Any, app_state: dict[str, Any]) -> asyncio.Protocol | None:
-    """Uvicorn's own WebSocket class, for applications beside us; None where its libraries are not installed."""
-    if AutoWebSocketsProtocol is None:
-        return None
-    return AutoWebSocketsProtocol(config=config, server_state=server_state, app_state=app_state)
+    def close(self) -> None:
+        """The socket decides; picows has nothing to close before there is one."""
 
+    def isEnabledFor(self, level: int) -> bool:  # the name is logging's
+        """Nothing is."""
+        return False
 
-class _Upgrade(asyncio.Protocol):
-    """Stands in while an upgrade is handed over, for one turn of the loop."""
+    def info(self, *args: object, **kwargs: object) -> None:
+        """Say nothing."""
 
-    def __init__(self, door: WebSocketDoor, fallback: Callable[[], asyncio.Protocol | None]) -> None:
-        self._door = door
-        self._fallback = fallback
-        self._transport: asyncio.Transport
-        self._next: asyncio.Protocol | None = None
-        self._picows: WSProtocol | None = None
+    debug = warning = log = info
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # uvicorn's sockets are full transports
+    def error(self, message: str, *args: object) -> None:
+        """The peer broke the protocol; picows sends the close frame next."""
+        if self.socket is not None:
+            self.socket.broken()
 
-    def data_received(self, data: bytes) -> None:
-        if self._picows is not None:  # what came before the protocol was exchanged
-            _feed(self._picows, data)
-        elif self._next is not None:
-            self._next.data_received(data)
-        else:
-            self._hand_over(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        for protocol in (self._picows, self._next):
-            if protocol is not None:
-                protocol.connection_lost(exc)
-
-    def _hand_over(self, head: bytes) -> None:
-        request_line, headers = _parse_head(head)
-        url = urlsplit(request_line.split(" ")[1])
-        if url.path != self._door.path:
-            self._next = self._fallback()
-            if self._next is None:
-                self._refuse(HTTPStatus.NOT_FOUND, "no WebSocket here")
-                return
-            self._next.connection_made(self._transport)
-            self._next.data_received(head)
-            asyncio.get_running_loop().call_soon(self._transport.set_protocol, self._next)
-            return
-        problem = _problem(request_line, headers)
-        if problem:
-            self._refuse(HTTPStatus.BAD_REQUEST, problem)
-        elif not self._door.gate.admits(headers, _peer(self._transport)):
-            self._refuse(HTTPStatus.FORBIDDEN, "origin not allowed")
-        else:
-            self._accept(url.query, headers)
-
-    def _accept(self, query: str, headers: dict[str, str]) -> None:
-        subprotocols = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
-        codec, subprotocol = self._door.codecs.negotiate(subprotocols, query)
-        extra = {"Sec-WebSocket-Protocol": subprotocol} if subprotocol else {}
-
-        def accept(request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
-            return WSUpgradeResponseWithListener(
-                WSUpgradeResponse.create_101_response(extra), Socket(self._door, codec)
-            )
-
-        protocol = self._picows = self._door.protocol(accept)
-        protocol.connection_made(_no_delay_if_tcp(self._transport))
-        _feed(protocol, _REPLAY % headers["sec-websocket-key"].encode())
-        asyncio.get_running_loop().call_soon(self._transport.set_protocol, protocol)
-
-    def _refuse(self, status: HTTPStatus, why: str) -> None:
-        body = why.encode() + b"\n"
-        self._transport.write(
-            b"HTTP/1.1 %d %b\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n"
-            b"Sec-WebSocket-Version: 13\r\n\r\n%b" % (status, status.phrase.encode(), len(body), body)
-        )
-        self._transport.close()
-
-
-#: All of a request that the handshake needs.
-_REPLAY = (
-    b"GET / HTTP/1.1\r\nHost: -\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n"
-)
-
-
-def _parse_head(head: bytes) -> tuple[str, dict[str, str]]:
-    """The head as uvicorn wrote it: well formed, names in lower case."""
-    request_line, *lines = head.decode("latin-1").split("\r\n")
-    headers: dict[str, str] = {}
-    for line in filter(None, lines):
-        name, _, value = line.partition(": ")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return request_line, headers
-
-
-def _problem(request_line: str, headers: dict[str, str]) -> str:
-    """What RFC 6455, 4.2.1 misses in this request; empty if nothing."""
-    if not request_line.startswith("GET "):
-        return "a WebSocket is opened by GET"
-    if headers.get("sec-websocket-version") != "13":
-        return "only version 13 of the WebSocket protocol is spoken here"
-    try:
-        if len(base64.b64decode(headers.get("sec-websocket-key", ""), validate=True)) == 16:
-            return ""
-    except binascii.Error:
-        pass
-    return "Sec-WebSocket-Key is not 16 bytes in base64"
-
-
-def _number(code: WSCloseCode) -> int:
-    """A close code as the integer that it is: the stubs call it a plain enum, and application codes are none."""
-    return int(cast("int", code))
-
-
-def _peer(transport: asyncio.Transport) -> str:
-    name = transport.get_extra_info("peername")
-    return name[0] if isinstance(name, tuple) else ""
-
-
-def _feed(protocol: WSProtocol, data: bytes) -> None:
-    """Bytes into a protocol that reads from its own buffer."""
-    while data:
-        room = protocol.get_buffer(-1)
-        size = min(len(room), len(data))
-        room[:size] = data[:size]
-        protocol.buffer_updated(size)
-        data = data[size:]
+    def exception(self, message: str, *args: object) -> None:
+        """A callback of ours raised; picows sends 1011 next."""
+        log.exception(message, *args)
+        if self.socket is not None:
+            self.socket.broken()
 
 
 class _NoTcpOptions:
-    """A Unix socket as picows wants to see it: it sets TCP options, which a Unix socket refuses."""
+    """A Unix socket as picows wants to see it."""
 
     def __init__(self, sock: Any) -> None:
         self.fileno = sock.fileno
@@ -453,20 +354,132 @@ class _NoTcpOptions:
         return 0
 
 
-class _UnixTransport:
-    """A transport over a Unix socket whose `socket` can be asked for TCP options."""
+class _Void(asyncio.BufferedProtocol):
+    """Reads what a peer sends whose stream makes no sense, so that it gets to read our close frame."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
+    #: One for all: nobody looks.
+    _room = bytearray(65536)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+    def __init__(self, before: asyncio.BufferedProtocol) -> None:
+        self._before = before
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """As the transport's, but for the socket."""
-        value = self._transport.get_extra_info(name, default)
-        return _NoTcpOptions(value) if name == "socket" else value
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        pass
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._before.connection_lost(exc)
 
 
-def _no_delay_if_tcp(transport: asyncio.Transport) -> Any:
-    return transport if isinstance(transport.get_extra_info("peername"), tuple) else _UnixTransport(transport)
+class WebSocketDoor:
+    """Opens connections for upgrade requests on `path`. Give `upgrade` to uvicorn as its `ws=` class, and
+    `upgrade.Http` as its `http=` class.
+
+    `max_message` bounds one incoming message, `write_budget` the unsent bytes of a connection before it falls behind.
+    """
+
+    def __init__(
+        self,
+        open: Callable[[Socket, Codec], Endpoint],
+        *,
+        path: str,
+        gate: Gate,
+        max_message: int,
+        write_budget: int,
+        close_timeout: float = CLOSE_TIMEOUT,
+    ) -> None:
+        self.open = open
+        self.path = path
+        self.gate = gate
+        self.max_message = max_message
+        self.write_budget = write_budget
+        self.close_timeout = close_timeout
+        self.framing = Frames()
+        self.codecs = Codecs()
+        self.sockets: dict[Socket, None] = {}
+        self.is_open = True
+        self.is_empty = asyncio.Event()
+        self.is_empty.set()
+
+    def enter(self, socket: Socket) -> None:
+        """A connection has begun."""
+        self.sockets[socket] = None
+        self.is_empty.clear()
+
+    def leave(self, socket: Socket) -> None:
+        """Its socket is gone."""
+        self.sockets.pop(socket, None)
+        if not self.sockets:
+            self.is_empty.set()
+
+    def upgrade(self, config: Any, server_state: Any, app_state: dict[str, Any]) -> asyncio.Protocol:
+        """What uvicorn calls for each upgrade request."""
+        return Upgrade(self, lambda: uvicorns_own(config, server_state, app_state))
+
+    def take(self, transport: asyncio.Transport, query: str, headers: Mapping[str, str]) -> asyncio.BufferedProtocol:
+        """Begin a connection on this socket."""
+        if not self.is_open:
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "the server is stopping")
+        if not self.gate.admits(headers, _peer(transport)):
+            raise Refused(HTTPStatus.FORBIDDEN, "origin not allowed")
+        asked = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
+        codec, subprotocol = self.codecs.negotiate(asked, query)
+        extra = {"Sec-WebSocket-Protocol": subprotocol} if subprotocol else {}
+        socket = Socket(self, codec, transport)
+
+        def accept(request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
+            return WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(extra), socket)
+
+        protocol = _protocol(accept, _Link(transport, socket), self.max_message)
+        feed(protocol, _REPLAY % headers["sec-websocket-key"].encode())
+        return protocol
+
+
+#: All of a request that picows' handshake needs.
+_REPLAY = (
+    b"GET / HTTP/1.1\r\nHost: -\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n"
+)
+
+
+def _protocol(accept: Callable[[WSUpgradeRequest], object], link: _Link, max_message: int) -> asyncio.BufferedProtocol:
+    """Picows' protocol object for one socket."""
+    protocol = WSProtocol(
+        None,
+        None,
+        False,
+        accept,
+        link,
+        True,  # disconnect on an exception of ours: with 1011, and a traceback in no client's face
+        None,  # the handshake is whole already
+        False,  # pings are the session's affair
+        None,
+        None,
+        WSAutoPingStrategy.PING_WHEN_IDLE,
+        False,
+        max_message,
+        None,
+        READ_BUFFER,
+    )
+    protocol.connection_made(cast("asyncio.Transport", link))
+    return cast("asyncio.BufferedProtocol", protocol)
+
+
+def _number(code: WSCloseCode) -> int:
+    """A close code as the integer that it is: the stubs call it a plain enum, and application codes are none."""
+    return int(cast("int", code))
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _peer(transport: asyncio.Transport) -> str:
+    name = transport.get_extra_info("peername")
+    return name[0] if isinstance(name, tuple) else ""

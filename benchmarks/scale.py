@@ -1,0 +1,26 @@
+"""How large and how long: the numbers of a full run, of a quick one, and of one that only shows that all works.
+
+Answers for: these numbers. Refuses to know: what is done with them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Scale(NamedTuple):
+    """`seconds` is the length of a phase of row `latency`, `slow_seconds` that of each phase of row `slow`."""
+
+    name: str
+    clients: int
+    rounds: int
+    repeats: int
+    crowd: int
+    seconds: float
+    slow_seconds: float
+    slow_rate: int
+
+
+FULL = Scale("full", clients=1000, rounds=200, repeats=5, crowd=5000, seconds=10, slow_seconds=20, slow_rate=200)
+QUICK = Scale("quick", clients=1000, rounds=60, repeats=3, crowd=5000, seconds=3, slow_seconds=5, slow_rate=200)
+SMOKE = Scale("smoke", clients=20, rounds=3, repeats=1, crowd=30, seconds=0.3, slow_seconds=0.5, slow_rate=100)
