@@ -186,7 +186,7 @@ class Client:
 
 
 class Crowd:
-    """Clients on one epoll, closed at the end of a `with`. Times out, saying what is missing, rather than wait for ever."""
+    """Clients on one epoll, closed at the end of a `with`. Waiting times out, and says for what."""
 
     def __init__(self) -> None:
         self.epoll = select.epoll()

@@ -25,10 +25,10 @@ def memory(scale: Scale) -> Iterator[Row]:
     """Server memory for one idle connection, subscribed, that came with a browser's headers."""
     with server() as ours, Crowd() as crowd:
         crowd.open(ours.port, [Client(hello("recent:all")) for _ in range(min(WARM, scale.crowd))])
-        time.sleep(0.5)
+        time.sleep(scale.settle)
         before = ours.memory()
         crowd.open(ours.port, [Client(hello("recent:all")) for _ in range(scale.crowd)])
-        time.sleep(1.0)
+        time.sleep(scale.settle)
         after = ours.memory()
         subscribed = ours.ask("channels")["channels"]["recent:all"]["num_clients"]
     each = (after.rss - before.rss) / scale.crowd / 1024

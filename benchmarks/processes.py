@@ -129,7 +129,7 @@ class Server(Process):
 
     def metrics(self) -> dict[str, int]:
         """Its counters."""
-        metrics: dict[str, int] = self.info()["metrics"]
+        metrics: dict[str, int] = self.info()["metrics"]["items"]
         return metrics
 
     def wait_for_clients(self, count: int, seconds: float = 60.0) -> None:

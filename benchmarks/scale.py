@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 
 class Scale(NamedTuple):
-    """`seconds` is the length of a phase of row `latency`, `slow_seconds` that of each phase of row `slow`."""
+    """`seconds` is the length of a phase of row `latency`, `slow_seconds` that of each phase of row `slow`; `settle` is
+    waited before memory is looked at, and for what may still arrive.
+    """
 
     name: str
     clients: int
@@ -19,8 +21,13 @@ class Scale(NamedTuple):
     seconds: float
     slow_seconds: float
     slow_rate: int
+    settle: float
 
 
-FULL = Scale("full", clients=1000, rounds=200, repeats=5, crowd=5000, seconds=10, slow_seconds=20, slow_rate=200)
-QUICK = Scale("quick", clients=1000, rounds=60, repeats=3, crowd=5000, seconds=3, slow_seconds=5, slow_rate=200)
-SMOKE = Scale("smoke", clients=20, rounds=3, repeats=1, crowd=30, seconds=0.3, slow_seconds=0.5, slow_rate=100)
+FULL = Scale(
+    "full", clients=1000, rounds=200, repeats=5, crowd=5000, seconds=10, slow_seconds=20, slow_rate=200, settle=1.0
+)
+QUICK = FULL._replace(name="quick", rounds=60, repeats=3, seconds=3, slow_seconds=5)
+SMOKE = Scale(
+    "smoke", clients=20, rounds=3, repeats=1, crowd=30, seconds=0.3, slow_seconds=0.5, slow_rate=1000, settle=0.1
+)

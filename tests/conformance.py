@@ -18,6 +18,7 @@ from pathlib import Path
 
 import kosoku
 import uvicorn
+import uvloop
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -53,7 +54,7 @@ class Echo:
 
 
 @asynccontextmanager
-async def echoing(loop: str) -> AsyncIterator[int]:
+async def echoing() -> AsyncIterator[int]:
     """The door with an echo behind it; yields its port."""
     door = WebSocketDoor(Echo, path="/", gate=Gate(), max_message=16 << 20, write_budget=1 << 20, close_timeout=1)
     config = uvicorn.Config(
@@ -63,7 +64,6 @@ async def echoing(loop: str) -> AsyncIterator[int]:
         http=Http,
         lifespan="off",
         log_config=None,
-        loop="none" if loop == "running" else loop,  # type: ignore[arg-type]
     )
     config.load()
     server = uvicorn.Server(config)
@@ -79,7 +79,7 @@ async def echoing(loop: str) -> AsyncIterator[int]:
 
 async def results() -> list[tuple[str, str, str]]:
     """Every case with what it and its close came to."""
-    async with echoing("running") as port:
+    async with echoing() as port:
         try:
             cases = await kosoku.run_fuzzingclient(f"ws://127.0.0.1:{port}/", exclude_cases=LEFT_OUT, concurrency=4)
         except kosoku.FailureError as failure:
@@ -113,7 +113,8 @@ def _table(found: Sequence[tuple[str, str, str]]) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Run all cases; returns the exit code."""
     logging.basicConfig(level=logging.WARNING)
-    found = asyncio.run(results())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # the loop that is served on
+        found = runner.run(results())
     print(json.dumps(found) if "--json" in arguments else _table(found))
     return 1 if failed(found) else 0
 

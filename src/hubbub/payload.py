@@ -50,7 +50,7 @@ def json_value(data: bytes) -> bytes:
         _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         _read_leniently(data)
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
+    if len(data) > MAX_DEPTH and data.count(b"[") + data.count(b"{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
         raise BadRequest(f"payload is nested deeper than {MAX_DEPTH} levels")
     if b"\n" in data or b"\r" in data:
         # Inside strings JSON forbids them raw, so what is left are separators between tokens, never the only one.

@@ -6,6 +6,7 @@ home and a failure in CI. Refuses to know: pytest's fixtures (conftest), and sce
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -20,7 +21,7 @@ from typing import Any, Literal, NoReturn
 
 import cent
 import pytest
-from playwright.async_api import Route, async_playwright
+from playwright.async_api import async_playwright
 from tests.compat.sdk import Client, Driver, Logs, NodeDriver, PageDriver, PythonDriver, Sdk
 from tests.serving import ROOT, Door, Served
 
@@ -165,12 +166,13 @@ class Servers:
 # SDKs ---------------------------------------------------------------------------------------------------------------
 
 
-#: Of this machine, so that its origin is one that the servers know.
-PAGE = "http://127.0.0.1:1/"
-
-
-async def _blank(route: Route) -> None:
-    await route.fulfill(body="<!doctype html>", content_type="text/html")
+async def _blank_page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers every request with an empty page. Browsers let only pages that came from this machine speak to it."""
+    await reader.readuntil(b"\r\n\r\n")
+    page = b"<!doctype html>"
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n" % len(page))
+    writer.write(b"Connection: close\r\n\r\n" + page)
+    writer.close()
 
 
 #: A fixture that makes clients: `await connected(url, user="42")`.
@@ -217,8 +219,8 @@ class Drivers:
         browser = await playwright.chromium.launch(executable_path=chromium, args=flags)
         self._stack.push_async_callback(browser.close)
         page = await browser.new_page()
-        await page.route(PAGE, _blank)
-        await page.goto(PAGE)
+        pages = await self._stack.enter_async_context(await asyncio.start_server(_blank_page, "127.0.0.1", 0))
+        await page.goto(f"http://127.0.0.1:{pages.sockets[0].getsockname()[1]}/")
         driver = PageDriver(self._logs, page)
         await driver.start(BUNDLE)
         return driver

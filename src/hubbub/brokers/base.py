@@ -9,8 +9,8 @@ harm, because the source can be read. Only the offset that the source gave is th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -118,7 +118,9 @@ class Broker(Source, Protocol):
         """Hear it no more."""
         ...
 
-    async def publish(self, channel: str, publication: Publication, options: StreamOptions) -> Published:
+    def publish(
+        self, channel: str, publication: Publication, options: StreamOptions
+    ) -> Coroutine[Any, Any, Published]:
         """Keep (if so asked) and announce. Raises BackendError."""
         ...
 

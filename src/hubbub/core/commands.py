@@ -183,7 +183,12 @@ async def publish(node: Node, client: Client, id: int, request: wire.PublishRequ
     """Into a channel, with the publisher's identity."""
     channel = _channel(request.channel)
     subscription = client.subscriptions.get(channel)
-    rules = node.access.publish(client, channel, subscribed=subscription is not None)
+    if subscription is not None and subscription.may_publish:
+        rules = subscription.channel.rules
+    else:
+        rules = node.access.publish(client, channel, subscribed=subscription is not None)
+        if subscription is not None:
+            subscription.may_publish = True  # neither its user nor the rules change while it lasts
     await node.publish(channel, _bytes(request.data), info=client.info_in(subscription), rules=rules)
     return PUBLISHED
 

@@ -136,24 +136,22 @@ class Connection:
         if self.is_closed:
             return
         try:
-            requests = self.session.receive(message, self._node.clock.now())
+            requests = self.session.receive(message, self._node.now())
         except ProtocolError as error:
             self.close(DisconnectCode.BAD_REQUEST, detail=str(error))
             return
-        for request in requests:
-            self._take(request)
         if not requests:
             self._arm()  # a pong moves the deadline
+        for request in requests:
+            if self._lanes is None or self._lanes.enter(request):
+                self._run(request)
         if self._lanes is not None or self.is_paused:
             self._dam()
 
-    def _take(self, request: Request) -> None:
-        """One request in its turn; nothing after one that ended the connection."""
-        if not self.is_closed and (self._lanes is None or self._lanes.enter(request)):
-            self._run(request)
-
     def _run(self, request: Request) -> None:
-        """Start a command; most end here, without a task."""
+        """Start a command; most end here, without a task. Nothing runs after one that ended the connection."""
+        if self.is_closed:
+            return
         try:
             result, rest = eager.begin(commands.COMMANDS[request.kind](self._node, self, request.id, request.body))
         except Exception as error:

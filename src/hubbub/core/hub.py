@@ -86,6 +86,7 @@ class Subscription:
         "expire_at",
         "is_present",
         "is_server_side",
+        "may_publish",
         "subscriber",
         "wants_notices",
     )
@@ -98,6 +99,7 @@ class Subscription:
         self.expire_at = 0.0
         self.is_present = False
         self.is_server_side = False
+        self.may_publish = False
         self.wants_notices = False
 
 
@@ -241,8 +243,9 @@ class Hub:
             self._schedule(self._flush)
 
     def _flush(self) -> None:
-        while self._dirty:
-            self._close(next(iter(self._dirty)))
+        dirty, self._dirty = self._dirty, {}
+        for audience in dirty:
+            self._close(audience)
         if self._noticed:
             self._flush_notices()
         self._write()
@@ -261,7 +264,8 @@ class Hub:
             if not outbox:
                 touch(subscriber)
             outbox.append(buffer)
-        self._wake()
+        if not self._is_scheduled:
+            self._wake()
 
     def _flush_notices(self) -> None:
         noticed, self._noticed = self._noticed, {}

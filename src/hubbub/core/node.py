@@ -11,9 +11,10 @@ import asyncio
 import logging
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from fnmatch import translate as glob_to_regex
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -91,8 +92,9 @@ class Node:
         self.namespaces = namespaces
         self.broker = broker
         self.presence_store = presence
-        self.timers = timers or TimerWheel(SystemClock())
+        self.timers = timers if timers is not None else TimerWheel(SystemClock())  # an empty wheel is falsy
         self.clock = self.timers.clock
+        self.now = self.clock.now
         self.access = access or Access(namespaces)
         self.handlers = handlers or NoHandlers()
         self.limits = limits or Limits()
@@ -140,7 +142,7 @@ class Node:
 
     # what can be done -----------------------------------------------------------------------------------------------
 
-    async def publish(
+    def publish(
         self,
         channel: str,
         data: bytes,
@@ -150,18 +152,16 @@ class Node:
         tags: dict[str, str] | None = None,
         rules: ChannelRules | None = None,
         ephemeral: bool = False,
-    ) -> Published:
+    ) -> Coroutine[Any, Any, Published]:
         """Publish in `channel`: through the gate, into the source, and from there to everybody.
 
         `options` carries what the publisher may ask for (idempotency key, version); how much is kept is the rules'
-        affair. `ephemeral`: no offset, not kept. Raises UnknownChannel (102), BadRequest (107), BackendError.
+        affair. `ephemeral`: no offset, not kept. To be awaited; what the gate refuses is raised by the call itself.
+        Raises UnknownChannel (102), BadRequest (107), BackendError.
         """
         rules = rules or self.namespaces.resolve(channel)
-        payload = admit(data, rules.data, rules.max_bytes)
-        publication = Publication(payload, 0, info, tags, rules.data == "binary")
-        return await self.broker.publish(
-            channel, publication, EPHEMERAL if ephemeral else _stream_options(rules, options)
-        )
+        publication = Publication(admit(data, rules.data, rules.max_bytes), 0, info, tags, rules.data == "binary")
+        return self.broker.publish(channel, publication, EPHEMERAL if ephemeral else _stream_options(rules, options))
 
     async def history(
         self, channel: str, limit: int = 0, since: Position | None = None, *, reverse: bool = False

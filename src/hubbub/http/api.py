@@ -13,7 +13,7 @@ import hmac
 import logging
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -53,7 +53,10 @@ class Api:
         refusal = self._refusal(request)
         if refusal:
             return PlainTextResponse(refusal + "\n", 401)
-        body = await _read(request, self._max_body)
+        try:
+            body = await _read(request, self._max_body)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
         if body is None:
             return PlainTextResponse(f"the body is over the limit of {self._max_body} bytes\n", 413)
         operation = OPERATIONS.get(request.path_params["operation"])
@@ -75,12 +78,10 @@ class Api:
         if not self._key:
             return "the HTTP API is closed: set api.key to open it"
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-        given = (
-            request.headers.get("x-api-key")
-            or (credentials if scheme.lower() == "apikey" else "")
-            or request.query_params.get("api_key", "")
-        )
-        if hmac.compare_digest(given.encode(), self._key):
+        given = request.headers.get("x-api-key") or (credentials if scheme.lower() == "apikey" else "")
+        # Headers are bytes, which Starlette reads as Latin-1; a query is UTF-8.
+        key = given.encode("latin-1") if given else request.query_params.get("api_key", "").encode()
+        if hmac.compare_digest(key, self._key):
             return ""
         return "missing or wrong API key: send it as X-API-Key"
 

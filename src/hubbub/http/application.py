@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Router, WebSocketRoute
-from starlette.types import ASGIApp
-
-__all__ = ["ASGIApp", "Lifespan", "application"]
+from starlette.types import ASGIApp as ASGIApp
+from starlette.types import Receive, Scope, Send
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 
@@ -23,4 +23,12 @@ def application(
 ) -> ASGIApp:
     """One application. What no route knows goes to `fallback`, else it is 404."""
     websocket = WebSocketRoute(path, door, name="websocket")
-    return Router([*routes, websocket], default=fallback, lifespan=lifespan, redirect_slashes=False)
+    return Router([*routes, websocket], default=fallback or _nothing, lifespan=lifespan, redirect_slashes=False)
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """404 for everything: also for WebSockets, which Starlette answers with 403, as if a permission were missing."""
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close"})
+        return
+    await PlainTextResponse("not found\n", 404)(scope, receive, send)

@@ -9,6 +9,18 @@ from __future__ import annotations
 TEXT, BINARY = 0x81, 0x82  # FIN and the opcode
 
 
+def text_frame(payload: bytes) -> bytes:
+    """`payload` in one text frame."""
+    length = len(payload)
+    if length < 126:
+        return _SHORT_TEXT[length] + payload
+    return frame(payload, TEXT)
+
+
+#: Headers of the frames that most pushes and replies fit in.
+_SHORT_TEXT = [bytes((TEXT, length)) for length in range(126)]
+
+
 def frame(payload: bytes, first_byte: int) -> bytes:
     """`payload` in one frame."""
     length = len(payload)

@@ -8,20 +8,29 @@ channels.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from hubbub.protocol.codec import Codec
-from hubbub.transports.endpoint import Endpoint
+from hubbub.transports.endpoint import Endpoint, goodbye
 from hubbub.transports.handshake import Codecs, Gate
+
+log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+#: Seconds that a peer gets to take what is queued before our goodbye, and the goodbye.
+CLOSE_TIMEOUT = 5.0
+
 #: RFC 6455, 7.4.1: a message too big to process. SDKs do not come back after it.
 MESSAGE_TOO_BIG = 1009
+
+#: And what is our fault, not the peer's.
+INTERNAL_ERROR = 1011
 
 
 class TextOrBytes:
@@ -35,9 +44,10 @@ class TextOrBytes:
 class AsgiTransport:
     """One connection's way out. Implements Transport."""
 
-    def __init__(self, framing: TextOrBytes, write_budget: int) -> None:
+    def __init__(self, framing: TextOrBytes, write_budget: int, close_timeout: float) -> None:
         self.framing = framing
         self.endpoint: Endpoint | None = None
+        self.is_binary = False
         self.unsent = 0
         self.taken = 0
         self.may_read = asyncio.Event()
@@ -47,6 +57,8 @@ class AsgiTransport:
         self._goodbye: tuple[int, str] | None = None
         self._has_work = asyncio.Event()
         self._is_paused = False
+        self._close_timeout = close_timeout
+        self._writing: asyncio.Timeout | None = None
 
     def write(self, buffers: list[Any]) -> None:
         """Queue them for the writer."""
@@ -62,8 +74,10 @@ class AsgiTransport:
     def close(self, code: int, reason: str) -> None:
         """Close after what is queued."""
         if self._goodbye is None:
-            self._goodbye = (code, reason)
+            self._goodbye = goodbye(code, reason)
             self._has_work.set()
+            if self._writing is not None:
+                self._writing.reschedule(asyncio.get_running_loop().time() + self._close_timeout)
 
     def pause_reading(self) -> None:
         """The reader waits."""
@@ -74,7 +88,13 @@ class AsgiTransport:
         self.may_read.set()
 
     async def write_all(self, send: Send) -> None:
-        """Send what is queued as it comes, until the goodbye."""
+        """Send what is queued as it comes, until the goodbye. Raises TimeoutError if the peer does not take that."""
+        async with asyncio.timeout(None) as self._writing:
+            await self._write_all(send)
+
+    async def _write_all(self, send: Send) -> None:
+        if self._goodbye is not None and self._writing is not None:  # it came before we began
+            self._writing.reschedule(asyncio.get_running_loop().time() + self._close_timeout)
         while True:
             while self._queue:
                 buffer = self._queue.popleft()
@@ -105,11 +125,13 @@ class AsgiDoor:
         gate: Gate,
         max_message: int,
         write_budget: int,
+        close_timeout: float = CLOSE_TIMEOUT,
     ) -> None:
         self._open = open
         self._gate = gate
         self._max_message = max_message
         self._write_budget = write_budget
+        self._close_timeout = close_timeout
         self._codecs = Codecs()
         self._framing = TextOrBytes()
 
@@ -125,7 +147,7 @@ class AsgiDoor:
             scope.get("subprotocols", ()), scope["query_string"].decode("latin-1")
         )
         await send({"type": "websocket.accept", "subprotocol": subprotocol})
-        transport = AsgiTransport(self._framing, self._write_budget)
+        transport = AsgiTransport(self._framing, self._write_budget, self._close_timeout)
         endpoint = transport.endpoint = self._open(transport, codec)
         reader = asyncio.ensure_future(self._read_all(transport, endpoint, receive))
         writer = asyncio.ensure_future(transport.write_all(send))
@@ -146,9 +168,16 @@ class AsgiDoor:
             if event["type"] != "websocket.receive":
                 return
             text = event.get("text")
+            transport.is_binary = text is None
             message = text.encode() if text is not None else event["bytes"]
             if len(message) > self._max_message:
                 transport.close(MESSAGE_TOO_BIG, "message too big")
-                endpoint.closed()
-                await asyncio.Event().wait()  # the writer says goodbye and ends us
-            endpoint.receive(message)
+                break
+            try:
+                endpoint.receive(message)
+            except Exception:
+                log.exception("a message could not be handled")
+                transport.close(INTERNAL_ERROR, "")
+                break
+        endpoint.closed()
+        await asyncio.Event().wait()  # the writer says goodbye and ends us

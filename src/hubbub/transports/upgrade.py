@@ -19,7 +19,7 @@ from http import HTTPStatus
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol
 
 
@@ -61,7 +61,8 @@ class Http(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """Called while the parser's exception is handled: it holds the place where HTTP ended."""
         stopped = sys.exception()
-        if any(not cycle.response_complete for cycle in (self.cycle,) if cycle):
+        earlier = cast("RequestResponseCycle | None", self.cycle)
+        if earlier is not None and not earlier.response_complete:
             self.send_400_response("an earlier request on this connection is not answered yet")
             return
         super().handle_websocket_upgrade()

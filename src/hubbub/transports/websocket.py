@@ -32,7 +32,7 @@ from picows import (
     WSUpgradeResponse,
 )
 from picows.common import WSUpgradeResponseWithListener
-from picows.picows import WSProtocol  # type: ignore[attr-defined]  # the stubs leave it out
+from picows.picows import WSCloseHandshake, WSProtocol  # type: ignore[attr-defined]  # the stubs leave it out
 
 from hubbub.protocol.codec import Codec
 from hubbub.protocol.frames import BINARY, TEXT, frame
@@ -258,7 +258,7 @@ class Socket(WSListener):
 
     def broken(self) -> None:
         """The stream makes no sense any more. Our close frame is sent, or picows sends it next."""
-        handshake = self._raw.close_handshake
+        handshake = cast("WSCloseHandshake | None", self._raw.close_handshake)
         if handshake is not None and handshake.recv is not None and not self._is_closing:
             # What follows a close frame in its segment is parsed before we see the close frame, and counts for nothing.
             code = _number(handshake.recv.code)

@@ -26,6 +26,9 @@ globalThis.makeDriver = (makeClient, emit) => {
   // Absent is null, and so are the empty bytes that Protobuf cannot tell from absent ones.
   const decoded = (codec, data) => (data == null || data.length === 0 ? null : codec.decode(data));
 
+  // In Protobuf a uint64 is an object, and zero may be absent.
+  const number = (value) => Number(value ?? 0);
+
   const info = (codec, from) =>
     from == null
       ? null
@@ -38,7 +41,7 @@ globalThis.makeDriver = (makeClient, emit) => {
 
   const publication = (codec, from) => ({
     data: decoded(codec, from.data),
-    offset: from.offset ?? 0,
+    offset: number(from.offset),
     info: info(codec, from.info),
     tags: from.tags ?? {},
   });
@@ -54,7 +57,7 @@ globalThis.makeDriver = (makeClient, emit) => {
       channel: context.channel,
       recoverable: context.recoverable,
       positioned: context.positioned,
-      offset: context.streamPosition?.offset ?? 0,
+      offset: number(context.streamPosition?.offset),
       epoch: context.streamPosition?.epoch ?? "",
       was_recovering: context.wasRecovering,
       recovered: context.recovered,
@@ -134,7 +137,7 @@ globalThis.makeDriver = (makeClient, emit) => {
       const { client, codec } = clients.get(name);
       const page = await client.history(channel, { limit, since: since(start), reverse });
       const publications = page.publications.map((item) => publication(codec, item));
-      return { publications, offset: page.offset, epoch: page.epoch };
+      return { publications, offset: number(page.offset), epoch: page.epoch };
     },
     async presence({ client: name, channel }) {
       const { client, codec } = clients.get(name);

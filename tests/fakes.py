@@ -1,0 +1,627 @@
+"""A whole server in one thread that does nothing by itself: time, loop, kernel and clients all wait for the test.
+
+Answers for: `ManualLoop` (an event loop on the node's clock), `FakeTransport` (a socket whose kernel takes as many
+bytes as the test allows), `Client` (speaks the client protocol over it, in JSON or Protobuf, and writes down what it
+got), and `House` (nodes on one clock and one exchange). Refuses to know: chance. Nothing here is random, and nothing
+sleeps, so that every failure can be replayed.
+
+    with House(namespaces={"news": ChannelRules(delivery="recent", subscribe="anyone")}) as house:
+        client = house.client()                    # connected, unless connect=False
+        client.subscribe("news:1")
+        house.publish("news:1", b"1")              # settles: everything has happened that can without time passing
+        client.transport.kernel = 0                # from now on it takes no byte
+        house.pass_time(40)
+        client.transport.kernel = None             # takes everything
+        assert client.offsets("news:1") == [1]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from hubbub.auth import TokenVerifier
+from hubbub.brokers.base import Broker
+from hubbub.brokers.memory import Exchange, MemoryBroker
+from hubbub.channels import ChannelRules, Namespaces
+from hubbub.clock import ManualClock, TimerWheel
+from hubbub.core.access import Access
+from hubbub.core.connection import Connection
+from hubbub.core.hooks import Handlers
+from hubbub.core.node import Limits, Node
+from hubbub.model import Position
+from hubbub.presence.base import Presence
+from hubbub.presence.memory import MemoryPresence
+from hubbub.protocol.codec import Codec, JsonCodec
+from hubbub.protocol.protobuf import ProtobufCodec
+
+T = TypeVar("T")
+
+#: Signs the tokens of tests.
+SECRET = "a secret of thirty-two characters or more"
+
+#: Turns of the loop after which something is said to spin.
+RESTLESS = 5000
+
+
+class ManualLoop(asyncio.SelectorEventLoop):
+    """An event loop that goes by a manual clock, and never waits."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._manual = clock
+        self.errors: list[dict[str, Any]] = []
+        super().__init__()
+        self.set_exception_handler(lambda loop, context: self.errors.append(context))
+
+    def time(self) -> float:
+        """The clock's."""
+        return self._manual.now()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing can happen before time passes. True inside the only running callback, too."""
+        ready: deque[Any] = self._ready  # type: ignore[attr-defined]  # there is no other way to know
+        scheduled: list[Any] = self._scheduled  # type: ignore[attr-defined]
+        due = any(not timer.cancelled() and timer.when() <= self.time() for timer in scheduled)
+        return not ready and not due
+
+    def settle(self) -> None:
+        """Run until nothing can happen before time passes."""
+        self.run_until_complete(self._rest())
+
+    async def _rest(self) -> None:
+        for _ in range(RESTLESS):
+            await asyncio.sleep(0)
+            if self.is_idle:
+                return
+        raise AssertionError("it does not come to rest: something asks again and again")
+
+
+class PlainFraming:
+    """No framing: each message is its payload."""
+
+    def frame(self, payload: bytes, *, binary: bool) -> bytes:
+        """The payload."""
+        return payload
+
+
+#: One for all: variants are told apart by identity.
+FRAMING = PlainFraming()
+
+
+class Endpoint(Protocol):
+    """What a transport brings its bytes to."""
+
+    def receive(self, message: bytes) -> None: ...
+    def paused(self) -> None: ...
+    def resumed(self) -> None: ...
+    def closed(self) -> None: ...
+
+
+class FakeTransport:
+    """Implements Transport. `kernel` is how many more bytes the kernel takes; None: all.
+
+    It tells its endpoint like real ones do: paused when more than `budget` bytes are unsent, resumed below a
+    quarter; what the peer sends while reading is paused waits here, as it would in the kernel.
+    """
+
+    def __init__(self, budget: int = 1 << 20, *, deliver: Callable[[bytes], None] = lambda frame: None) -> None:
+        self.framing = FRAMING
+        self.endpoint: Endpoint | None = None
+        self.budget = budget
+        self.taken = 0
+        self.unsent = 0
+        self.most_unsent = 0
+        self.is_reading = True
+        self.goodbye: tuple[int, str] | None = None
+        self.waiting: deque[bytes] = deque()
+        self._deliver = deliver
+        self._kernel: int | None = None
+        self._frames: deque[bytes] = deque()
+        self._sent = 0  # bytes of the first frame that the kernel has
+        self._is_paused = False
+
+    # what the connection calls
+
+    def write(self, buffers: list[Any]) -> None:
+        """Take as much as the kernel takes, and keep the rest."""
+        if self.goodbye is not None:
+            return
+        self._frames.extend(buffers)
+        self.unsent += sum(map(len, buffers))
+        self._push()
+        self.most_unsent = max(self.most_unsent, self.unsent)
+        if self.unsent > self.budget and not self._is_paused:
+            self._is_paused = True
+            assert self.endpoint is not None
+            self.endpoint.paused()
+
+    def close(self, code: int, reason: str) -> None:
+        """The last that the peer hears."""
+        if self.goodbye is None:
+            self.goodbye = code, reason
+
+    def pause_reading(self) -> None:
+        """What comes waits."""
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        """What waited comes, soon: not inside this call."""
+        self.is_reading = True
+        asyncio.get_running_loop().call_soon(self._read)
+
+    # what the test does
+
+    @property
+    def kernel(self) -> int | None:
+        """How many more bytes it takes; None: all."""
+        return self._kernel
+
+    @kernel.setter
+    def kernel(self, room: int | None) -> None:
+        self._kernel = room
+        self._push()
+
+    def receive(self, message: bytes) -> None:
+        """The peer sends."""
+        self.waiting.append(message)
+        self._read()
+
+    def _read(self) -> None:
+        while self.waiting and self.is_reading and self.goodbye is None:
+            assert self.endpoint is not None
+            self.endpoint.receive(self.waiting.popleft())
+
+    def _push(self) -> None:
+        while self._frames and (self._kernel is None or self._kernel > 0):
+            frame = self._frames[0]
+            left = len(frame) - self._sent
+            taken = left if self._kernel is None else min(left, self._kernel)
+            if self._kernel is not None:
+                self._kernel -= taken
+            self.taken += taken
+            self.unsent -= taken
+            self._sent += taken
+            if self._sent == len(frame):
+                self._sent = 0
+                self._deliver(self._frames.popleft())
+        if self._is_paused and self.unsent < self.budget // 4 and self.goodbye is None:
+            self._is_paused = False
+            assert self.endpoint is not None
+            self.endpoint.resumed()
+
+
+# What the peer reads ------------------------------------------------------------------------------------------------
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """A varint, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+
+
+def varint(value: int) -> bytes:
+    """A number as Protobuf writes it."""
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes((*out, value))
+
+
+def read_fields(data: bytes) -> dict[int, list[Any]]:
+    """A Protobuf message of which only the wire format is known."""
+    fields: dict[int, list[Any]] = {}
+    at = 0
+    while at < len(data):
+        tag, at = read_varint(data, at)
+        if tag & 7 == 0:
+            value, at = read_varint(data, at)
+            fields.setdefault(tag >> 3, []).append(value)
+        else:
+            assert tag & 7 == 2, f"wire type {tag & 7}"
+            size, at = read_varint(data, at)
+            assert at + size <= len(data), "cut off"
+            fields.setdefault(tag >> 3, []).append(data[at : at + size])
+            at += size
+    return fields
+
+
+_REPLIES = {
+    5: "connect", 6: "subscribe", 7: "unsubscribe", 8: "publish", 9: "presence", 10: "presence_stats", 11: "history",
+    13: "rpc", 14: "refresh", 15: "sub_refresh",
+}  # fmt: skip
+_NUMBERS: dict[str, int] = {
+    "connect": 4, "subscribe": 5, "unsubscribe": 6, "publish": 7, "presence": 8, "presence_stats": 9, "history": 10,
+    "ping": 11, "send": 12, "rpc": 13, "refresh": 14, "sub_refresh": 15,
+}  # fmt: skip
+_FIELDS: dict[str, dict[str, int]] = {
+    "connect": {"token": 1, "data": 2},
+    "subscribe": {"channel": 1, "token": 2, "recover": 3, "epoch": 6, "offset": 7, "data": 8, "delta": 12, "type": 15},
+    "unsubscribe": {"channel": 1},
+    "publish": {"channel": 1, "data": 2},
+    "presence": {"channel": 1},
+    "presence_stats": {"channel": 1},
+    "history": {"channel": 1, "limit": 7},
+    "ping": {},
+    "send": {"data": 1},
+    "rpc": {"data": 1, "method": 2},
+    "refresh": {"token": 1},
+    "sub_refresh": {"channel": 1, "token": 2},
+}
+
+
+def _text(fields: dict[int, list[Any]], number: int) -> str:
+    return fields.get(number, [b""])[-1].decode()
+
+
+def _number(fields: dict[int, list[Any]], number: int) -> int:
+    value: int = fields.get(number, [0])[-1]
+    return value
+
+
+def _publication(data: bytes) -> dict[str, Any]:
+    fields = read_fields(data)
+    return {"data": fields.get(4, [b""])[-1].decode(), "offset": _number(fields, 6)}
+
+
+def _subscribed(data: bytes) -> dict[str, Any]:
+    fields = read_fields(data)
+    return {
+        "epoch": _text(fields, 6), "offset": _number(fields, 9), "recovered": bool(_number(fields, 8)),
+        "was_recovering": bool(_number(fields, 12)), "recoverable": bool(_number(fields, 3)),
+        "publications": [_publication(item) for item in fields.get(7, [])],
+    }  # fmt: skip
+
+
+def _from_protobuf(data: bytes) -> dict[str, Any]:
+    """One reply, with what the clients of tests look at."""
+    fields = read_fields(data)
+    if not fields:
+        return {}
+    reply: dict[str, Any] = {"id": _number(fields, 1)}
+    if 2 in fields:
+        error = read_fields(fields[2][-1])
+        reply["error"] = {"code": _number(error, 1), "message": _text(error, 2)}
+    if 4 in fields:
+        push = read_fields(fields[4][-1])
+        reply["push"] = {"channel": _text(push, 2)}
+        if 4 in push:
+            reply["push"]["pub"] = _publication(push[4][-1])
+        if 7 in push:
+            inner = read_fields(push[7][-1])
+            reply["push"]["unsubscribe"] = {"code": _number(inner, 2), "reason": _text(inner, 3)}
+    for number, name in _REPLIES.items():
+        if number in fields:
+            body = fields[number][-1]
+            reply[name] = _subscribed(body) if name == "subscribe" else {"raw": body}
+    return reply
+
+
+def decode_frame(frame: bytes, *, binary: bool) -> list[dict[str, Any]]:
+    """All messages of a frame, read by other code than wrote it. Raises if it is not whole."""
+    if not binary:
+        return [json.loads(line) for line in frame.decode("utf-8").split("\n")]
+    messages = []
+    at = 0
+    while at < len(frame):
+        size, at = read_varint(frame, at)
+        assert at + size <= len(frame), "cut off"
+        messages.append(_from_protobuf(frame[at : at + size]))
+        at += size
+    return messages
+
+
+def encode_command(id: int, kind: str, body: Mapping[str, Any], *, binary: bool) -> bytes:
+    """A command as a client writes it. Payloads are given as JSON values; in Protobuf they travel as their JSON."""
+    if not binary:
+        return json.dumps({"id": id, kind: body} if id else {kind: body}).encode()
+    fields = b""
+    for name, value in body.items():
+        number = _FIELDS[kind][name]
+        if name == "data":
+            value = json.dumps(value)
+        if isinstance(value, (bool, int)):
+            fields += varint(number << 3) + varint(int(value))
+        else:
+            encoded = value.encode()
+            fields += varint(number << 3 | 2) + varint(len(encoded)) + encoded
+    command = (varint(1 << 3) + varint(id) if id else b"") + varint(_NUMBERS[kind] << 3 | 2)
+    command += varint(len(fields)) + fields
+    return varint(len(command)) + command
+
+
+# Clients ------------------------------------------------------------------------------------------------------------
+
+
+class Entry(NamedTuple):
+    """One line of a client's log of a channel."""
+
+    kind: str  # pub, joined, recovered, unrecovered, unsubscribed, refused, closed
+    offset: int = 0
+    data: Any = None
+    epoch: str = ""
+    code: int = 0
+
+
+class Client:
+    """Speaks the protocol as the SDKs do, but only when told to. `auto_pong` answers pings at once."""
+
+    def __init__(self, node: Node, *, binary: bool = False, budget: int = 1 << 20) -> None:
+        self.node = node
+        self.binary = binary
+        self.auto_pong = True
+        self.replies: dict[int, dict[str, Any]] = {}
+        self.pings = 0
+        self.frames: list[bytes] = []
+        self.pushes: list[dict[str, Any]] = []
+        self.logs: dict[str, list[Entry]] = {}
+        self.positions: dict[str, Position] = {}
+        self.is_subscribed: dict[str, bool] = {}
+        self._asked: dict[int, str] = {}
+        self._id = 0
+        codec: Codec = PROTOBUF if binary else JSON
+        self.transport = FakeTransport(budget, deliver=self._got)
+        self.connection = Connection(node, self.transport, codec=codec)
+        self.transport.endpoint = self.connection
+
+    # what it says
+
+    def command(self, kind: str, **body: Any) -> int:
+        """Send one command; returns its id."""
+        self._id += 1
+        if kind == "subscribe":
+            self._asked[self._id] = body.get("channel", "")
+        self.send(encode_command(self._id, kind, body, binary=self.binary))
+        return self._id
+
+    def send(self, message: bytes) -> None:
+        """Send any bytes."""
+        self.transport.receive(message)
+
+    def connect(self, token: str = "", subs: Mapping[str, Position] | None = None) -> int:
+        """The first command. `subs`: where to recover server-side subscriptions from (JSON only)."""
+        body: dict[str, Any] = {"token": token} if token else {}
+        if subs:
+            body["subs"] = {
+                channel: {"recover": True, "epoch": position.epoch, "offset": position.offset}
+                for channel, position in subs.items()
+            }
+        return self.command("connect", **body)
+
+    def subscribe(self, channel: str, since: Position | None = None, **body: Any) -> int:
+        """Subscribe, recovering from `since` if it is given."""
+        if since is not None:
+            body |= {"recover": True, "epoch": since.epoch, "offset": since.offset}
+        return self.command("subscribe", channel=channel, **body)
+
+    def pong(self) -> None:
+        """Answer a ping."""
+        self.send(b"\x00" if self.binary else b"{}")
+
+    # what it heard
+
+    def log(self, channel: str) -> list[Entry]:
+        """What happened in a channel, in order."""
+        return self.logs.setdefault(channel, [])
+
+    def offsets(self, channel: str) -> list[int]:
+        """Of the publications it got."""
+        return [entry.offset for entry in self.log(channel) if entry.kind == "pub"]
+
+    def data(self, channel: str) -> list[Any]:
+        """Of the publications it got."""
+        return [entry.data for entry in self.log(channel) if entry.kind == "pub"]
+
+    def error(self, id: int) -> int:
+        """The code with which a command was refused, 0 if it was not."""
+        code: int = self.replies[id].get("error", {}).get("code", 0)
+        return code
+
+    @property
+    def closed_with(self) -> int:
+        """The code of the closing frame, 0 while it is open."""
+        return self.transport.goodbye[0] if self.transport.goodbye is not None else 0
+
+    def _got(self, frame: bytes) -> None:
+        self.frames.append(frame)
+        for message in decode_frame(frame, binary=self.binary):
+            self._message(message)
+
+    def _message(self, message: dict[str, Any]) -> None:
+        if not message:
+            self.pings += 1
+            if self.auto_pong:
+                asyncio.get_running_loop().call_soon(self.pong)
+        elif "push" in message:
+            self.pushes.append(message["push"])
+            self._push(message["push"])
+        else:
+            assert message["id"] not in self.replies, f"answered twice: {message}"
+            self.replies[message["id"]] = message
+            self._reply(message)
+
+    def _reply(self, message: dict[str, Any]) -> None:
+        for channel, result in (message.get("connect") or {}).get("subs", {}).items():
+            self._joined(channel, result)
+        channel = self._asked.pop(message["id"], "")
+        if "subscribe" in message:
+            self._joined(channel, message["subscribe"])
+        elif channel:
+            self.log(channel).append(Entry("refused", code=message["error"]["code"]))
+
+    def _joined(self, channel: str, result: dict[str, Any]) -> None:
+        assert not self.is_subscribed.get(channel), f"subscribed to {channel} twice"
+        self.is_subscribed[channel] = True
+        epoch, offset = result.get("epoch", ""), result.get("offset", 0)
+        kind = "joined"
+        if result.get("was_recovering"):
+            kind = "recovered" if result.get("recovered") else "unrecovered"
+        self.log(channel).append(Entry(kind, offset, epoch=epoch))
+        self.positions[channel] = Position(epoch, offset)
+        for publication in result.get("publications", []):
+            self._publication(channel, publication)
+
+    def _push(self, push: dict[str, Any]) -> None:
+        channel = push.get("channel", "")
+        if "pub" in push:
+            assert self.is_subscribed.get(channel), f"a publication in {channel}, to which it is not subscribed"
+            self._publication(channel, push["pub"])
+        elif "unsubscribe" in push:
+            assert self.is_subscribed.get(channel), f"unsubscribed from {channel}, to which it is not subscribed"
+            self.is_subscribed[channel] = False
+            self.log(channel).append(Entry("unsubscribed", code=push["unsubscribe"]["code"]))
+
+    def _publication(self, channel: str, publication: dict[str, Any]) -> None:
+        offset = publication.get("offset", 0)
+        epoch = self.positions[channel].epoch
+        self.log(channel).append(Entry("pub", offset, publication["data"], epoch))
+        if offset:
+            self.positions[channel] = Position(epoch, offset)
+
+
+JSON, PROTOBUF = JsonCodec(), ProtobufCodec()
+
+
+# The house ----------------------------------------------------------------------------------------------------------
+
+
+class House:
+    """Nodes in one thread, on one clock and one exchange. To be used with `with`."""
+
+    def __init__(
+        self,
+        namespaces: Mapping[str, ChannelRules] | None = None,
+        *,
+        nodes: int = 1,
+        wrap: Callable[[MemoryBroker], Broker] = lambda broker: broker,
+        presence: Callable[[], Presence] = MemoryPresence,
+        handlers: Handlers | None = None,
+        limits: Limits | None = None,
+        access: Callable[[Namespaces], Access] | None = None,
+    ) -> None:
+        self.clock = ManualClock()
+        self.timers = TimerWheel(self.clock)
+        self.loop = ManualLoop(self.clock)
+        self.exchange = Exchange()
+        self.namespaces = Namespaces(namespaces)
+        self.limits = limits or Limits()
+        self.brokers: list[Broker] = []
+        self.nodes: list[Node] = []
+        for _ in range(nodes):
+            # A wheel for each node: it tells one driver when to wake it.
+            timers = TimerWheel(self.clock)
+            timers.after(1e9, int)  # FIXME until Node tells an empty wheel from none
+            broker = wrap(MemoryBroker(timers, self.exchange))
+            node = Node(
+                self.namespaces,
+                broker,
+                presence=presence(),
+                timers=timers,
+                access=(access or open_access)(self.namespaces),
+                handlers=handlers,
+                limits=self.limits,
+            )
+            self.brokers.append(broker)
+            self.nodes.append(node)
+            self.run(node.start())
+
+    @property
+    def node(self) -> Node:
+        """The first."""
+        return self.nodes[0]
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of the test to its end."""
+        return self.loop.run_until_complete(work)
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a coroutine that may have to wait for the test."""
+        task = self.loop.create_task(work)
+        self.settle()
+        return task
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call something that expects to be on the loop, and settle."""
+
+        async def work() -> T:
+            return function()
+
+        result = self.run(work())
+        self.settle()
+        return result
+
+    def settle(self) -> None:
+        """Let everything happen that can without time passing. No task may have died of a bug."""
+        self.loop.settle()
+        assert not self.loop.errors, self.loop.errors
+
+    def pass_time(self, seconds: float, step: float = 0.0) -> None:
+        """Time passes, in one jump or in steps."""
+        while seconds > 0:
+            moved = min(step or seconds, seconds)
+            self.clock.move(moved)
+            seconds -= moved
+            self.settle()
+
+    def client(
+        self, node: int = 0, *, token: str = "", connect: bool = True, binary: bool = False, budget: int = 0
+    ) -> Client:
+        """A client of that node."""
+        client = self.call(
+            lambda: Client(self.nodes[node], binary=binary, budget=budget or self.limits.write_budget)
+        )
+        if connect:
+            self.call(lambda: client.connect(token))
+        return client
+
+    def publish(self, channel: str, *payloads: bytes, node: int = 0, ephemeral: bool = False) -> None:
+        """From this server."""
+
+        async def work() -> None:
+            for payload in payloads:
+                await self.nodes[node].publish(channel, payload, ephemeral=ephemeral)
+
+        self.run(work())
+        self.settle()
+
+    def close(self) -> None:
+        """Stop the nodes."""
+        for node in self.nodes:
+            self.run(node.stop())
+        self.loop.settle()
+        self.loop.close()
+
+    def __enter__(self) -> House:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self.close()
+            return
+        try:
+            self.close()
+        except Exception:  # the test has failed already, and that is what should be read
+            self.loop.close()
+
+
+def open_access(namespaces: Namespaces) -> Access:
+    """Anybody may connect, with a token signed with SECRET or without one; the rules say who may what."""
+    return Access(namespaces, TokenVerifier(SECRET), anonymous=True)
+
+
+async def never() -> None:
+    """Wait for ever."""
+    await asyncio.Event().wait()
+
+
+AnyHandler = Callable[[str, bytes], Awaitable[bytes]]
