@@ -25,7 +25,7 @@ class Row:
     """One measurement. `ours` and `floor` are in `unit`; `ok` is None where nothing is promised.
 
     `noise` is the half range of `ours` over the repeats, in parts of it. `complete` says that everything that was due
-    arrived: without that no number counts. `details` is for whoever wants to know more.
+    arrived: without that no number counts. `ratio` is that of `ours` to `floor` unless it is given. `details` is for whoever wants to know more.
     """
 
     name: str
@@ -37,11 +37,11 @@ class Row:
     complete: bool = True
     noise: float = 0.0
     details: dict[str, Any] = field(default_factory=dict)
+    ratio: float | None = None
 
-    @property
-    def ratio(self) -> float | None:
-        """How many times the floor."""
-        return self.ours / self.floor if self.floor else None
+    def __post_init__(self) -> None:
+        if self.ratio is None and self.floor:
+            self.ratio = self.ours / self.floor
 
 
 def against_floor(
@@ -61,6 +61,7 @@ def against_floor(
         complete,
         (max(ours) - min(ours)) / 2 / statistics.median(ours),
         {"ours": [round(x, 2) for x in ours], "floors": [round(x, 2) for x in floors], **details},
+        ratio,
     )
 
 
@@ -102,7 +103,7 @@ def as_json(rows: Sequence[Row], mode: str) -> str:
         "mode": mode,
         "machine": machine(),
         "time": int(time.time()),
-        "rows": [{**asdict(row), "ratio": row.ratio} for row in rows],
+        "rows": [asdict(row) for row in rows],
     }
     return json.dumps(document, indent=1, ensure_ascii=False)
 

@@ -11,9 +11,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hubbub.errors import ConfigurationError
 from hubbub.version import VERSION
+
+if TYPE_CHECKING:
+    from hubbub.server import Server
 
 #: What `hubbub serve` reads when it is there and no other file is named.
 DEFAULT_CONFIG = Path("hubbub.toml")
@@ -76,13 +80,14 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     from hubbub.demo.room import serve_demo
-
-    return _run(serve_demo(options.port))
-
-
-def _run(server: object) -> int:
     from hubbub.server import Server
 
-    assert isinstance(server, Server)
+    async def ready(server: Server) -> None:
+        print(f"hubbub {VERSION} demo: open {server.address} in two tabs", flush=True)
+
+    return _run(serve_demo(options.port, ready))
+
+
+def _run(server: Server) -> int:
     server.run()
     return 0 if server.started else 1

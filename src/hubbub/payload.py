@@ -83,7 +83,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def _depth(data: bytes) -> int:
     """Deepest nesting of brackets outside strings, by whole-buffer steps: an attacker chooses how often this runs.
 
-    Looks at bytes: in UTF-8 no other character contains them. What is no JSON gets some number, and is refused elsewhere.
+    Looks at bytes: in UTF-8 no other character contains them. What is no JSON gets some number; others refuse it.
     """
     if b"\\" in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")

@@ -74,7 +74,17 @@ def test_the_client_is_the_last_address_that_no_trusted_proxy_has(
         ("https://evil.example/.a.example", ("https://*.a.example",), False),
         ("http://localhost:3000", ("http://localhost:*",), True),
         ("http://localhost:3000.evil.example", ("http://localhost:*",), False),
+        ("http://localhost:evil.example", ("http://localhost:*",), False),
+        ("http://[::1]:3000", ("http://[::1]:*",), True),
+        ("http://[::1]:3000", ("http://[::1]:3000",), True),
+        ("http://:", ("http://[::1]",), False),
+        ("null", ("null",), True),
+        ("null", ("http*", "n*"), False),
+        ("file://", ("file://",), True),
+        ("https://aXexample", ("https://a.example",), False),
+        ("https://user@a.example", ("https://*a.example",), False),
         ("https://a.example", ("*",), True),
+        ("https://a.example", ("https://b.example", "*"), True),
     ],
 )
 def test_origins(origin: str, allowed: tuple[str, ...], is_admitted: bool) -> None:

@@ -118,9 +118,7 @@ class Broker(Source, Protocol):
         """Hear it no more."""
         ...
 
-    def publish(
-        self, channel: str, publication: Publication, options: StreamOptions
-    ) -> Coroutine[Any, Any, Published]:
+    def publish(self, channel: str, publication: Publication, options: StreamOptions) -> Coroutine[Any, Any, Published]:
         """Keep (if so asked) and announce. Raises BackendError."""
         ...
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -21,7 +22,6 @@ from hubbub.app import Hubbub
 from hubbub.auth import connection_token
 from hubbub.errors import ConfigurationError
 from hubbub.server import Server
-from hubbub.version import VERSION
 
 STATIC = Path(__file__).parent / "static"
 
@@ -95,13 +95,9 @@ class Demo:
             self._is_telling = False
 
 
-def serve_demo(port: int) -> Server:
+def serve_demo(port: int, on_ready: Callable[[Server], Awaitable[None]]) -> Server:
     """The server of the demo, ready to run. Raises ConfigurationError when the page's client was not built."""
     if not CLIENT.exists():
         raise ConfigurationError(f"{CLIENT.name} is missing: build it with `python3 dev.py web`")
     demo = Demo(port)
-
-    async def ready(server: Server) -> None:
-        print(f"hubbub {VERSION} demo: open {server.address} in two tabs", flush=True)
-
-    return Server(demo.hub, fallback=demo.pages, on_ready=ready)
+    return Server(demo.hub, fallback=demo.pages, on_ready=on_ready)

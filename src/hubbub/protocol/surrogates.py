@@ -1,8 +1,8 @@
 r"""Lone surrogate escapes: what browsers send when a string was cut in the middle of an emoji.
 
-Answers for: getting JSON text with escapes such as "\ud83d" (legal by RFC 8259, section 8.2, though no character) past a
-parser that refuses them, so that payloads come out as they went in, but for the case of a hexadecimal digit. Refuses to
-know: what the text says.
+Answers for: getting JSON text with escapes such as "\ud83d" (legal by RFC 8259, section 8.2, though no character) past
+a parser that refuses them, so that payloads come out as they went in, but for the case of a hexadecimal digit. Refuses
+to know: what the text says.
 
 While the parser looks, each lone surrogate wears the mask of a private-use character of the same length; `unmask` takes
 it off.

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from hubbub.protocol.codec import Codec, JsonCodec
 
 log = logging.getLogger(__name__)
+
+#: What browsers send (RFC 6454, section 6.2), but for "null": scheme, host, and the port if it is not the scheme's own.
+_ORIGIN = re.compile(r"[a-z][-+.a-z0-9]*://((?:\[[0-9a-f:.]+\]|[^]\s/?#@:\[]+)(?::[0-9]+)?)", re.ASCII)
 
 JSON, PROTOBUF = "centrifuge-json", "centrifuge-protobuf"
 
@@ -57,7 +60,8 @@ class Gate:
     """
 
     def __init__(self, allowed_origins: Sequence[str] = (), trusted_proxies: Sequence[str] = ()) -> None:
-        self._origins = [origin.lower().rstrip("/") for origin in allowed_origins]
+        self._admits_any = "*" in allowed_origins
+        self._origins = [_pattern(origin.lower()) for origin in allowed_origins]
         self._trusted = [ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies]
 
     def admits(self, headers: Mapping[str, str], peer: str) -> bool:
@@ -88,9 +92,15 @@ class Gate:
         return peer
 
     def _is_allowed(self, origin: str, host: str) -> bool:
+        if self._admits_any:
+            return True
+        parts = _ORIGIN.fullmatch(origin)
         if not self._origins:
-            return urlsplit(origin).netloc == host != ""
-        return any(fnmatchcase(origin, allowed) for allowed in self._origins)
+            return parts is not None and parts[1] == host
+        # What is no origin is admitted by its own name alone ("null", "file://"): no wild card may stretch into a path.
+        return any(
+            allowed.fullmatch(origin) for allowed in self._origins if parts or allowed.pattern == re.escape(origin)
+        )
 
     def _trusts(self, peer: str) -> bool:
         if not peer:
@@ -100,3 +110,9 @@ class Gate:
         except ValueError:
             return False
         return any(address in network for network in self._trusted)
+
+
+def _pattern(origin: str) -> re.Pattern[str]:
+    """An origin with `*` for anything. People copy addresses with a slash at the end; "file://" ends in two."""
+    named = origin if origin.endswith("://") else origin.rstrip("/")
+    return re.compile(re.escape(named).replace(r"\*", ".*"))

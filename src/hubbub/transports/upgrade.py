@@ -17,7 +17,6 @@ import sys
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Protocol, cast
-from urllib.parse import urlsplit
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol
@@ -115,8 +114,8 @@ class Upgrade(asyncio.Protocol):
 
     def _hand_over(self, head: bytes) -> asyncio.Protocol | asyncio.BufferedProtocol:
         request_line, headers = _parse_head(head)
-        url = urlsplit(request_line.split(" ")[1])
-        if url.path != self._taker.path:
+        path, _, query = request_line.split(" ")[1].partition("?")
+        if path != self._taker.path:
             other = self._fallback()
             if other is None:
                 raise Refused(HTTPStatus.NOT_FOUND, "no WebSocket here")
@@ -126,7 +125,7 @@ class Upgrade(asyncio.Protocol):
         problem = _problem(request_line, headers)
         if problem:
             raise Refused(HTTPStatus.BAD_REQUEST, problem)
-        return self._taker.take(self._transport, url.query, headers)
+        return self._taker.take(self._transport, query, headers)
 
     def _refuse(self, refused: Refused) -> None:
         body = refused.why.encode() + b"\n"
