@@ -48,7 +48,7 @@ class Access:
             )
         if credentials.expire_at and credentials.expire_at <= time and not self.insecure:
             raise Expired
-        return self._with_personal_channel(credentials)
+        return self._completed(credentials)
 
     def refresh(self, caller: Caller, token: str, time: float) -> Credentials:
         """The same user, for longer. Raises Disconnect 3500 (invalid, or somebody else's) or 3005 (expired)."""
@@ -58,7 +58,7 @@ class Access:
             raise Disconnect(DisconnectCode.CONNECTION_EXPIRED) from None
         if credentials.user != caller.user:
             raise Disconnect(DisconnectCode.INVALID_TOKEN, detail="the refreshed token is another user's")
-        return self._with_personal_channel(credentials)
+        return self._completed(credentials)
 
     def subscribe(self, caller: Caller, channel: str, token: str, time: float) -> Grant:
         """The right to subscribe. Raises PermissionDenied (103), TokenExpired (109), or Disconnect 3500."""
@@ -124,9 +124,11 @@ class Access:
             )
         return grant
 
-    def _with_personal_channel(self, credentials: Credentials) -> Credentials:
-        channel = self.personal.of(credentials.user)
-        if channel is None or channel in credentials.subs:
-            return credentials
-        subs = {**credentials.subs, channel: PersonalSubscription()}
-        return Credentials(credentials.user, credentials.expire_at, credentials.info, credentials.data, subs)
+    def _completed(self, credentials: Credentials) -> Credentials:
+        """With the personal channel; and without an end where nothing expires."""
+        subs = dict(credentials.subs)
+        personal = self.personal.of(credentials.user)
+        if personal is not None:
+            subs.setdefault(personal, PersonalSubscription())
+        expire_at = 0.0 if self.insecure else credentials.expire_at
+        return Credentials(credentials.user, expire_at, credentials.info, credentials.data, subs)

@@ -16,10 +16,9 @@ import uuid
 from typing import Any, Protocol
 
 from hubbub.core import commands, eager
-from hubbub.core.hub import Subscription
+from hubbub.core.hub import LOST, Subscription
 from hubbub.core.lanes import Lanes
 from hubbub.core.node import Node
-from hubbub.core.pump import LOST
 from hubbub.core.variants import ClientVariant, Framing
 from hubbub.errors import (
     Disconnect,
@@ -240,8 +239,9 @@ class Connection:
 
     def flush(self) -> None:
         """Write the outbox."""
-        self.transport.write(self.outbox)
-        self.outbox.clear()
+        if self.outbox:  # else it was closed meanwhile
+            self.transport.write(self.outbox)
+            self.outbox.clear()
 
     # slow and gone --------------------------------------------------------------------------------------------------
 

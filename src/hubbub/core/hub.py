@@ -41,6 +41,10 @@ SLICE = 0.005
 NOTICE_LIMIT = 500
 
 
+#: `Subscription.behind` of one whose feed broke, until it is told, and of one that is over. Neither gets anything any more.
+LOST, GONE = -1, -2
+
+
 class Variant(Protocol):
     """One way of encoding for a group of subscribers; opaque to the hub but for these four."""
 
@@ -77,7 +81,7 @@ class Subscriber(Protocol):
 
 
 class Subscription:
-    """One subscriber's tie to one channel. `behind` is None while live, else the offset it stands at."""
+    """One subscriber's tie to one channel. `behind` is None while live, else the offset it stands at, LOST or GONE."""
 
     __slots__ = (
         "behind",
@@ -193,7 +197,7 @@ class Hub:
             if not audience.live:
                 audience.batch.clear()
                 del channel.audiences[subscriber.variant]
-        subscription.behind = 0
+        subscription.behind = GONE
         return not channel.subscriptions
 
     # what they get --------------------------------------------------------------------------------------------------

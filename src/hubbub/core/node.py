@@ -25,8 +25,8 @@ from hubbub.core.access import Access
 from hubbub.core.feed import Broken
 from hubbub.core.feeds import Feeds
 from hubbub.core.hooks import Counters, Handlers, NoHandlers
-from hubbub.core.hub import Channel, Hub, Subscription
-from hubbub.core.pump import LOST, Pump, Reader
+from hubbub.core.hub import LOST, Channel, Hub, Subscription
+from hubbub.core.pump import Pump, Reader
 from hubbub.core.registry import Registry
 from hubbub.core.subscribing import Doorkeeper
 from hubbub.core.tasks import Tasks

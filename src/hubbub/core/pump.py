@@ -21,9 +21,6 @@ from hubbub.model import Position, Publication
 #: One page: publications and bytes of payload, whichever is less (delivery.md, section 3).
 PAGE_ITEMS, PAGE_BYTES = 300, 64 << 10
 
-#: `Subscription.behind` of one whose feed broke: it is about to be told, and gets nothing any more.
-LOST = -1
-
 #: Seconds until a source that could not be asked is asked again.
 RETRY = 1.0
 
@@ -92,7 +89,7 @@ class Pump:
         """One page, or going live if nothing is missing. True if there is nothing more to do for it now."""
         behind = subscription.behind
         feed = subscription.channel.feed
-        if behind is None or behind == LOST:
+        if behind is None or behind < 0:  # live, lost or gone
             return True
         if feed is None or feed.position is None or behind == feed.position.offset:
             self._hub.go_live(subscription)

@@ -13,9 +13,8 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from hubbub.brokers.base import Notice
-from hubbub.core.hub import Subscription
+from hubbub.core.hub import LOST, Subscription
 from hubbub.core.node import Node
-from hubbub.core.pump import LOST
 from hubbub.errors import HubbubError
 from hubbub.model import Position, Publication
 
