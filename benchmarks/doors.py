@@ -30,12 +30,13 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.integration.certificates import Certificate, make_certificate
+
 from hubbub.protocol.codec import Codec
 from hubbub.protocol.frames import TEXT, frame
 from hubbub.transports.handshake import Gate
 from hubbub.transports.upgrade import Http
 from hubbub.transports.websocket import Socket, WebSocketDoor
-from tests.integration.certificates import Certificate, make_certificate
 
 #: With its header, a small chat message.
 FRAME = frame(b"x" * 98, TEXT)
@@ -88,7 +89,7 @@ class Measured:
             for socket in sockets:
                 socket.write([FRAME])
             await asyncio.sleep(0.002)
-        while any(socket.unsent for socket in sockets):
+        while any(socket.unsent for socket in sockets):  # noqa: ASYNC110  # the kernel does not say
             await asyncio.sleep(0.002)
         after = resource.getrusage(resource.RUSAGE_SELF)
         each = 1e6 / (rounds * len(sockets))

@@ -25,7 +25,8 @@ class Row:
     """One measurement. `ours` and `floor` are in `unit`; `ok` is None where nothing is promised.
 
     `noise` is the half range of `ours` over the repeats, in parts of it. `complete` says that everything that was due
-    arrived: without that no number counts. `ratio` is that of `ours` to `floor` unless it is given. `details` is for whoever wants to know more.
+    arrived: without that no number counts. `ratio` is that of `ours` to `floor` unless it is given. `details` is for
+    whoever wants to know more.
     """
 
     name: str

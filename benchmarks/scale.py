@@ -25,7 +25,7 @@ class Scale(NamedTuple):
 
 
 FULL = Scale(
-    "full", clients=1000, rounds=200, repeats=5, crowd=5000, seconds=10, slow_seconds=20, slow_rate=200, settle=1.0
+    "full", clients=1000, rounds=100, repeats=5, crowd=5000, seconds=10, slow_seconds=20, slow_rate=200, settle=1.0
 )
 QUICK = FULL._replace(name="quick", rounds=60, repeats=3, seconds=3, slow_seconds=5)
 SMOKE = Scale(

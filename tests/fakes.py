@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -346,7 +347,7 @@ def encode_command(id: int, kind: str, body: Mapping[str, Any], *, binary: bool)
 class Entry(NamedTuple):
     """One line of a client's log of a channel."""
 
-    kind: str  # pub, joined, recovered, unrecovered, unsubscribed, refused, closed
+    kind: str  # pub, joined, recovered, unrecovered, unsubscribed, left, refused
     offset: int = 0
     data: Any = None
     epoch: str = ""
@@ -367,7 +368,9 @@ class Client:
         self.logs: dict[str, list[Entry]] = {}
         self.positions: dict[str, Position] = {}
         self.is_subscribed: dict[str, bool] = {}
+        self.on_entry: Callable[[str, Entry, Position | None], None] = lambda channel, entry, before: None
         self._asked: dict[int, str] = {}
+        self._leaving: dict[int, str] = {}
         self._id = 0
         codec: Codec = PROTOBUF if binary else JSON
         self.transport = FakeTransport(budget, deliver=self._got)
@@ -381,6 +384,8 @@ class Client:
         self._id += 1
         if kind == "subscribe":
             self._asked[self._id] = body.get("channel", "")
+        elif kind == "unsubscribe":
+            self._leaving[self._id] = body.get("channel", "")
         self.send(encode_command(self._id, kind, body, binary=self.binary))
         return self._id
 
@@ -450,14 +455,27 @@ class Client:
             self.replies[message["id"]] = message
             self._reply(message)
 
+    @property
+    def is_asking(self) -> set[str]:
+        """Channels for which a subscribe or an unsubscribe has not been answered."""
+        return {*self._asked.values(), *self._leaving.values()}
+
+    def _note(self, channel: str, entry: Entry) -> None:
+        self.log(channel).append(entry)
+        self.on_entry(channel, entry, self.positions.get(channel))
+
     def _reply(self, message: dict[str, Any]) -> None:
+        leaving = self._leaving.pop(message["id"], "")
+        if leaving and self.is_subscribed.get(leaving):
+            self.is_subscribed[leaving] = False
+            self._note(leaving, Entry("left"))
         for channel, result in (message.get("connect") or {}).get("subs", {}).items():
             self._joined(channel, result)
         channel = self._asked.pop(message["id"], "")
         if "subscribe" in message:
             self._joined(channel, message["subscribe"])
         elif channel:
-            self.log(channel).append(Entry("refused", code=message["error"]["code"]))
+            self._note(channel, Entry("refused", code=message["error"]["code"]))
 
     def _joined(self, channel: str, result: dict[str, Any]) -> None:
         assert not self.is_subscribed.get(channel), f"subscribed to {channel} twice"
@@ -466,7 +484,7 @@ class Client:
         kind = "joined"
         if result.get("was_recovering"):
             kind = "recovered" if result.get("recovered") else "unrecovered"
-        self.log(channel).append(Entry(kind, offset, epoch=epoch))
+        self._note(channel, Entry(kind, offset, epoch=epoch))
         self.positions[channel] = Position(epoch, offset)
         for publication in result.get("publications", []):
             self._publication(channel, publication)
@@ -479,12 +497,12 @@ class Client:
         elif "unsubscribe" in push:
             assert self.is_subscribed.get(channel), f"unsubscribed from {channel}, to which it is not subscribed"
             self.is_subscribed[channel] = False
-            self.log(channel).append(Entry("unsubscribed", code=push["unsubscribe"]["code"]))
+            self._note(channel, Entry("unsubscribed", code=push["unsubscribe"]["code"]))
 
     def _publication(self, channel: str, publication: dict[str, Any]) -> None:
         offset = publication.get("offset", 0)
         epoch = self.positions[channel].epoch
-        self.log(channel).append(Entry("pub", offset, publication["data"], epoch))
+        self._note(channel, Entry("pub", offset, publication["data"], epoch))
         if offset:
             self.positions[channel] = Position(epoch, offset)
 
@@ -495,8 +513,23 @@ JSON, PROTOBUF = JsonCodec(), ProtobufCodec()
 # The house ----------------------------------------------------------------------------------------------------------
 
 
+class Errors(logging.Handler):
+    """What was logged as an error: a task that died, a callback that raised."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it down."""
+        self.records.append(logging.Formatter().format(record))
+
+
 class House:
-    """Nodes in one thread, on one clock and one exchange. To be used with `with`."""
+    """Nodes in one thread, on one clock and one exchange. To be used with `with`.
+
+    Whatever hubbub logs as an error fails the test, unless it `forgives`.
+    """
 
     def __init__(
         self,
@@ -513,6 +546,9 @@ class House:
         self.timers = TimerWheel(self.clock)
         self.loop = ManualLoop(self.clock)
         self.exchange = Exchange()
+        self.forgives = False
+        self.errors = Errors()
+        logging.getLogger("hubbub").addHandler(self.errors)
         self.namespaces = Namespaces(namespaces)
         self.limits = limits or Limits()
         self.brokers: list[Broker] = []
@@ -520,7 +556,6 @@ class House:
         for _ in range(nodes):
             # A wheel for each node: it tells one driver when to wake it.
             timers = TimerWheel(self.clock)
-            timers.after(1e9, int)  # FIXME until Node tells an empty wheel from none
             broker = wrap(MemoryBroker(timers, self.exchange))
             node = Node(
                 self.namespaces,
@@ -564,6 +599,7 @@ class House:
         """Let everything happen that can without time passing. No task may have died of a bug."""
         self.loop.settle()
         assert not self.loop.errors, self.loop.errors
+        assert self.forgives or not self.errors.records, "\n".join(self.errors.records)
 
     def pass_time(self, seconds: float, step: float = 0.0) -> None:
         """Time passes, in one jump or in steps."""
@@ -577,9 +613,7 @@ class House:
         self, node: int = 0, *, token: str = "", connect: bool = True, binary: bool = False, budget: int = 0
     ) -> Client:
         """A client of that node."""
-        client = self.call(
-            lambda: Client(self.nodes[node], binary=binary, budget=budget or self.limits.write_budget)
-        )
+        client = self.call(lambda: Client(self.nodes[node], binary=binary, budget=budget or self.limits.write_budget))
         if connect:
             self.call(lambda: client.connect(token))
         return client
@@ -596,10 +630,13 @@ class House:
 
     def close(self) -> None:
         """Stop the nodes."""
-        for node in self.nodes:
-            self.run(node.stop())
-        self.loop.settle()
-        self.loop.close()
+        logging.getLogger("hubbub").removeHandler(self.errors)
+        try:
+            for node in self.nodes:
+                self.run(node.stop())
+            self.loop.settle()
+        finally:
+            self.loop.close()
 
     def __enter__(self) -> House:
         return self
@@ -611,7 +648,7 @@ class House:
         try:
             self.close()
         except Exception:  # the test has failed already, and that is what should be read
-            self.loop.close()
+            pass
 
 
 def open_access(namespaces: Namespaces) -> Access:

@@ -80,7 +80,6 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     from hubbub.demo.room import serve_demo
-    from hubbub.server import Server
 
     async def ready(server: Server) -> None:
         print(f"hubbub {VERSION} demo: open {server.address} in two tabs", flush=True)

@@ -13,19 +13,17 @@ import socket
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvicorn
 
 from hubbub.app import WEBSOCKET_PATH, Hubbub
 from hubbub.errors import ConfigurationError
+from hubbub.http.application import ASGIApp
 from hubbub.settings import Server as ServerSettings
 from hubbub.transports.handshake import Gate
 from hubbub.transports.upgrade import Http
 from hubbub.transports.websocket import WebSocketDoor
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
 
 log = logging.getLogger(__name__)
 

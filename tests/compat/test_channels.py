@@ -7,19 +7,11 @@ import base64
 from typing import Any
 
 import pytest
-from tests.compat.sdk import PATIENCE, Client, Sdk
+from tests.compat.sdk import PATIENCE, Client
 from tests.compat.stage import Api, Open, subscription_token
 from tests.serving import Served
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-@pytest.fixture
-def zeros_are_missing(request: pytest.FixtureRequest, sdk: Sdk) -> None:
-    """centrifuge-js has no defaults for what upstream always writes in JSON, empty or not, and we leave out."""
-    if sdk.is_javascript and not sdk.protobuf:
-        reason = "presence, num_clients, num_users and a client's user are left out of JSON when they are empty"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
 
 
 VALUES: list[Any] = [
@@ -232,7 +224,6 @@ async def test_presence_tells_who_is_here(secure: Served, connected: Open, chann
     assert presence[second.id] == {"client": second.id, "user": user, "conn_info": {"device": 1}, "chan_info": None}
 
 
-@pytest.mark.usefixtures("zeros_are_missing")
 async def test_presence_of_one_who_left_or_vanished_ends(insecure: Served, connected: Open, channel: str) -> None:
     watcher, leaver, quitter = [await connected(insecure.websocket_url) for _ in range(3)]
     subscription = await leaver.subscribe(channel)
@@ -247,7 +238,6 @@ async def test_presence_of_one_who_left_or_vanished_ends(insecure: Served, conne
             pass
 
 
-@pytest.mark.usefixtures("zeros_are_missing")
 async def test_nobody_is_nobody(insecure: Served, connected: Open, channel: str) -> None:
     """SDKs read these without a default: what is empty has to be there nevertheless."""
     client = await connected(insecure.websocket_url)
@@ -255,7 +245,6 @@ async def test_nobody_is_nobody(insecure: Served, connected: Open, channel: str)
     assert await client.presence_stats(channel) == {"clients": 0, "users": 0}
 
 
-@pytest.mark.usefixtures("zeros_are_missing")
 async def test_who_has_no_name_is_somebody_all_the_same(insecure: Served, connected: Open, channel: str) -> None:
     client = await connected(insecure.websocket_url)
     subscription = await client.subscribe(channel)

@@ -187,10 +187,7 @@ async def test_publications_of_servers_reach_clients(insecure: Served, api: Api,
     assert (await subscription.log.next("publication"))["offset"] == 2
 
 
-@pytest.mark.parametrize(
-    "namespace",
-    ["", pytest.param("fast:", marks=pytest.mark.xfail(reason="node._stream_options drops the key of live channels"))],
-)
+@pytest.mark.parametrize("namespace", ["", "fast:"])
 async def test_one_key_is_one_publication_to_clients(
     namespace: str, insecure: Served, api: Api, connected: Open, channel: str
 ) -> None:

@@ -7,16 +7,20 @@ doors promise (`test_doors`).
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
+import logging
 import os
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
+import pytest
 import uvicorn
+import uvloop
 from starlette.types import ASGIApp
 
 from hubbub.http.application import application
@@ -44,6 +48,7 @@ class Probe:
         self.codec = codec
         self.messages: list[tuple[bytes, bool]] = []
         self.heard: list[str] = []
+        self.unsent_when_resumed = 0
         self._news = asyncio.Event()
 
     def receive(self, message: bytes) -> None:
@@ -58,6 +63,7 @@ class Probe:
         self._note("paused")
 
     def resumed(self) -> None:
+        self.unsent_when_resumed = self.transport.unsent
         self._note("resumed")
 
     def closed(self) -> None:
@@ -328,3 +334,49 @@ def pieces(data: bytes, cuts: Sequence[int]) -> list[bytes]:
     """`data` cut at these places."""
     places = [0, *sorted(cuts), len(data)]
     return [data[start:end] for start, end in itertools.pairwise(places)]
+
+
+# the doors as tests see them ------------------------------------------------------------------------------------------
+
+FAST = {
+    "websocket-uvloop": ("websocket", uvloop.new_event_loop),
+    "websocket-asyncio": ("websocket", asyncio.new_event_loop),
+}
+DOORS = {**FAST, "asgi": ("asgi", uvloop.new_event_loop)}
+
+#: Seconds for one story.
+PATIENCE = 10.0
+
+Story = Callable[..., Coroutine[Any, Any, None]]
+
+
+def on_doors(doors: dict[str, Any]) -> Callable[[Story], Callable[..., None]]:
+    """Make a test of a story, for each of these doors, on the event loop that it is listed with."""
+
+    def make(story: Story) -> Callable[..., None]:
+        @pytest.mark.parametrize("door", doors)
+        @functools.wraps(story)
+        def test(door: str, **fixtures: Any) -> None:
+            kind, loop_factory = doors[door]
+            with asyncio.Runner(loop_factory=loop_factory) as runner:
+                runner.run(asyncio.wait_for(story(kind, **fixtures), PATIENCE))
+
+        result: Callable[..., None] = test
+        return result
+
+    return make
+
+
+all_doors, fast_door = on_doors(DOORS), on_doors(FAST)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_logged_as_our_error(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever a peer does, it is no error of ours. A test that means one clears the log."""
+    yield
+    ours = [
+        record
+        for record in caplog.records
+        if record.levelno >= logging.ERROR and record.name.startswith(("hubbub", "asyncio"))
+    ]
+    assert not ours, "\n".join(record.getMessage() for record in ours)

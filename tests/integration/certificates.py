@@ -45,8 +45,6 @@ def make_certificate(folder: Path) -> Certificate:
     file, key_file = folder / "certificate.pem", folder / "key.pem"
     file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return Certificate(str(file), str(key_file), ssl.create_default_context(cafile=str(file)))

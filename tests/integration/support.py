@@ -22,7 +22,7 @@ from hubbub.server import Server
 
 PATH = "/connection/websocket"
 
-OPEN: Mapping[str, object] = {"auth": {"anonymous": True}, "channels": {"default": {"subscribe": "anyone"}}}
+OPEN: dict[str, Any] = {"auth": {"anonymous": True}, "channels": {"default": {"subscribe": "anyone"}}}
 
 
 @asynccontextmanager

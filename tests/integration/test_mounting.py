@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
+from tests.contracts.doors import until
 from tests.integration.support import OPEN, PATH, client, port_of, running
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -61,7 +62,7 @@ async def test_another_application_beside_ours_on_the_fast_port() -> None:
             assert (await ours.closed())[0] == 3001
 
 
-async def test_a_request_that_does_not_end_does_not_keep_the_server(caplog: object) -> None:
+async def test_a_request_that_does_not_end_does_not_keep_the_server() -> None:
     started = asyncio.Event()
 
     async def endless(request: Request) -> Response:
@@ -87,8 +88,7 @@ async def test_ours_inside_another_application_under_plain_uvicorn() -> None:
     config = uvicorn.Config(app, port=0, log_config=None, lifespan="on")
     server = uvicorn.Server(config)
     serving = asyncio.ensure_future(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
+    await until(lambda: server.started)
     base = f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     try:
         async with (

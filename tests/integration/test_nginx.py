@@ -55,7 +55,7 @@ http {{
 
 @asynccontextmanager
 async def nginx(upstream: str, folder: Path) -> AsyncIterator[int]:
-    """nginx before `upstream`; yields its port."""
+    """Start it before `upstream`; yields its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]

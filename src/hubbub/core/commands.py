@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 
 from msgspec import UNSET, Raw
 
-from hubbub.core.hub import Subscription
+from hubbub.core.hub import GONE, Subscription
 from hubbub.core.node import Node
 from hubbub.core.registry import Registered
 from hubbub.core.subscribing import Entry, Member
@@ -37,6 +37,11 @@ from hubbub.version import VERSION
 
 class Client(Member, Registered, Protocol):
     """What commands need of the connection that sent them."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can take more than answers."""
+        ...
 
     session: Session
     credentials: Credentials
@@ -148,7 +153,7 @@ async def subscribe(node: Node, client: Client, id: int, request: wire.Subscribe
 
 def _go_on(node: Node, client: Client, entry: Entry) -> None:
     """Right behind the answer: live, or the rest of what was missed; and the others are told."""
-    if not node.pump.advance(entry.subscription):
+    if client.is_ready and not node.pump.advance(entry.subscription):
         node.pump.run(cast("Any", client))
     node.doorkeeper.entered(client, entry.subscription)
 
@@ -298,6 +303,8 @@ def _stop_if_gone(client: Client, subscription: Subscription) -> None:
     if client.is_closed:
         client.leave(subscription)
         raise Disconnect(DisconnectCode.CONNECTION_CLOSED)
+    if subscription.behind == GONE:
+        raise PermissionDenied  # a server ended it before it had begun
 
 
 def _payload(data: bytes) -> wire.Payload:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import logging
 import random
 import uuid
+from collections import deque
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from hubbub.core import commands, eager
@@ -34,6 +36,9 @@ from hubbub.protocol.messages import Push, Result, UnsubscribePush
 from hubbub.protocol.session import Request, Session, State
 
 log = logging.getLogger(__name__)
+
+#: Answers to the commands of one message that are written before the next one is run; one may have half a megabyte.
+ANSWERS_AT_ONCE = 4
 
 
 class Transport(Protocol):
@@ -80,6 +85,7 @@ class Connection:
 
     __slots__ = (
         "_dammed",
+        "_held",
         "_info",
         "_lanes",
         "_node",
@@ -108,6 +114,7 @@ class Connection:
         self.outbox: list[Any] = []
         self.is_closed = False
         self.is_paused = False
+        self._held: Sequence[Request] = ()  # of one message, while the peer does not take the answers
         self._dammed = False  # too many commands wait: nothing is read
         self._lanes: Lanes | None = None
         self._info: ClientInfo | None = None  # made when first asked for, anew when the credentials are
@@ -141,29 +148,49 @@ class Connection:
             return
         if not requests:
             self._arm()  # a pong moves the deadline
-        for request in requests:
+        self._take(requests)
+
+    def _take(self, requests: Sequence[Request]) -> None:
+        """Run them in their turn, until the peer does not take the answers any more: then the rest waits."""
+        for number, request in enumerate(requests):
+            if len(self.outbox) > ANSWERS_AT_ONCE:
+                self.flush()
+            if self.is_paused:
+                self._held = requests[number:]
+                break
             if self._lanes is None or self._lanes.enter(request):
                 self._run(request)
         if self._lanes is not None or self.is_paused:
             self._dam()
 
     def _run(self, request: Request) -> None:
-        """Start a command; most end here, without a task. Nothing runs after one that ended the connection."""
-        if self.is_closed:
-            return
+        """Start a command that has its lane, if there are lanes."""
+        if not self._runs_on(request) and self._lanes is not None:
+            self._left(request)
+
+    def _runs_on(self, request: Request) -> bool:
+        """Start a command. True if it goes on as a task; most end here. Nothing runs once the connection is closed."""
+        if self.is_closed or self._is_refused(request):
+            return False
         try:
             result, rest = eager.begin(commands.COMMANDS[request.kind](self._node, self, request.id, request.body))
         except Exception as error:
             self._failed(request, error)
-        else:
-            if rest is None:
-                if result is not None:
-                    self.reply(request.id, result)
-            else:
-                self._wait_for(request, rest)
-                return
-        if self._lanes is not None:
-            self._left(request)
+            return False
+        if rest is not None:
+            self._wait_for(request, rest)
+            return True
+        if result is not None:
+            self.reply(request.id, result)
+        return False
+
+    def _is_refused(self, request: Request) -> bool:
+        """Nothing runs behind a connect that was refused, though it came in the same message.
+
+        It is not even a reason to close: SDKs send connect and subscribe at once, and have to see the error (109: get
+        another token) before anything else.
+        """
+        return request.kind != "connect" and self.session.state is not State.CONNECTED
 
     def _wait_for(self, request: Request, rest: eager.Rest[Result | None]) -> None:
         """The command waits for something; from here on, lanes keep the order."""
@@ -184,13 +211,14 @@ class Connection:
             self._dam()
 
     def _left(self, request: Request) -> None:
+        """A command is done: those that waited for it start. A loop, since one that ends at once lets others start."""
         lanes = self._lanes
         assert lanes is not None, "only commands that entered a lane leave it"
-        for following in lanes.leave(request):
-            if self.is_closed:
-                lanes.leave(following)
-            else:
-                self._run(following)
+        ready = deque(lanes.leave(request))
+        while ready:
+            following = ready.popleft()
+            if not self._runs_on(following):
+                ready.extend(lanes.leave(following))
         if not len(lanes):
             self._lanes = None
 
@@ -243,6 +271,10 @@ class Connection:
             self.transport.write(self.outbox)
             self.outbox.clear()
 
+    def failed(self) -> None:
+        """What was written last is lost; the client comes back with its position."""
+        self.close(DisconnectCode.WRITE_ERROR)
+
     # slow and gone --------------------------------------------------------------------------------------------------
 
     @property
@@ -253,7 +285,7 @@ class Connection:
     @property
     def behind(self) -> list[Subscription]:
         """Subscriptions that are not live."""
-        return [sub for sub in self.subscriptions.values() if sub.behind is not None]
+        return [sub for sub in self.subscriptions.values() if sub.behind is not None and sub.behind >= 0]
 
     def paused(self) -> None:
         """The transport is full: nothing more until it drains but answers to what was asked already."""
@@ -273,6 +305,8 @@ class Connection:
             return
         self.is_paused = False
         self._stalled = None
+        held, self._held = self._held, ()
+        self._take(held)
         self._dam()
         self._node.pump.run(self)
 
@@ -325,12 +359,12 @@ class Connection:
         """Who it is, or is from now on."""
         self.credentials = credentials
         self._info = None
+        self._node.registry.identify(self)
 
     def connected(self, credentials: Credentials) -> None:
         """The client is known from here on."""
         self.identify(credentials)
         self.session.accepted(self._node.clock.now(), random.random())
-        self._node.registry.identify(self)
         self._arm()
 
     def _arm(self) -> None:
@@ -363,7 +397,7 @@ class Connection:
         try:
             self._check_expiry()
             self._check_stall()
-            ping = self.session.due(self._node.clock.now(), unsent=self.transport.unsent > 0)
+            ping = self.session.due(self._node.clock.now(), unsent=self.transport.unsent > 0 or self._dammed)
         except Disconnect as error:
             self.close(error.code, error.reason, detail=error.detail)
             return

@@ -46,6 +46,9 @@ class Step(NamedTuple):
 
 NOTHING = Step()
 
+#: Noted for a question that was asked before the sequence broke: its answer is about another one.
+STALE = Position("", -1)
+
 
 class Feed:
     """One channel with memory on one node.
@@ -56,7 +59,9 @@ class Feed:
 
     __slots__ = (
         "_asked",
+        "_doubted",
         "_foreign",
+        "_foreign_is_news",
         "_hole_reads",
         "_overflowed",
         "_pending",
@@ -84,13 +89,16 @@ class Feed:
         self._asked: dict[Question, Position] = {}
         self._hole_reads = 0
         self._overflowed = False
+        self._doubted = False  # a head was wanted before there was a position to compare it with
+        self._foreign_is_news = False  # some came after the head that is under way was asked for
 
     # events ---------------------------------------------------------------------------------------------------------
 
     def start(self, head: Position) -> Step:
         """The first head, read after the broker confirmed the subscription. What was announced meanwhile is waiting."""
         self.position = head
-        return self._adopt_foreign()
+        step = self._adopt_foreign()
+        return step._replace(ask="head", soon=True) if self._doubted and step.ask is None else step
 
     def announced(self, publication: Publication, epoch: str) -> Step:
         """A publication was announced."""
@@ -112,11 +120,16 @@ class Feed:
 
     def ask(self, question: Question) -> Position | None:
         """The owner asks the source now: the position to ask about, or None if that question is under way already."""
-        if self.position is None or question in self._asked:
+        if self.position is None:
+            self._doubted = True
+            return None
+        if question in self._asked:
             return None
         self._asked[question] = self.position
         if question == "read":
             self._overflowed = False
+        else:
+            self._foreign_is_news = False
         return self.position
 
     def failed(self, question: Question) -> None:
@@ -127,12 +140,14 @@ class Feed:
         """Where the source says that the stream stands, in answer to `ask("head")`."""
         noted = self._asked.pop("head")
         position = self._position
-        if noted.epoch != position.epoch:
-            return Step(ask="head", soon=True)  # the answer to an older question
+        if noted is STALE:
+            return Step(ask="head", soon=True)  # asked before the break
         if head.epoch != position.epoch:
             return self._break("epoch", head)
         if head.offset < noted.offset:
             return self._break("rollback", head)
+        if self._foreign_is_news:  # a head asked for before these came cannot disown them
+            return Step(ask="head", soon=True)
         self._drop_foreign()
         return Step(ask="read") if head.offset > position.offset else NOTHING
 
@@ -140,8 +155,8 @@ class Feed:
         """What the source had after the position noted by `ask("read")`."""
         noted = self._asked.pop("read")
         position = self._position
-        if noted.epoch != position.epoch:
-            return NOTHING
+        if noted is STALE:
+            return self._continue([])  # there may be a hole since, for which nobody reads
         if page.head.epoch != position.epoch:
             return self._break("epoch", page.head)
         if page.head.offset < noted.offset:
@@ -154,19 +169,22 @@ class Feed:
         What it brings beyond our position goes out first, so that who waits for it finds a feed that has caught up;
         the rest makes the ring reach back further.
         """
-        if page.head.epoch != self._position.epoch or self.skips:
-            return NOTHING
+        if page.head.epoch != self._position.epoch:
+            return Step(ask="head", soon=True)
         older: list[Publication] = []
         broadcast: list[Publication] = []
         for publication in page.publications:
             if publication.offset <= self._position.offset:
                 older.append(publication)
-            elif publication.offset == self._position.offset + 1:
+            elif publication.offset == self._position.offset + 1 or self.skips:
                 self._advance(publication)
                 broadcast.append(publication)
         if self._ring is not None and older and (self._ring or older[-1].offset == self._position.offset):
             self._ring.extend_back(older)
-        return self._continue(broadcast)
+        step = self._continue(broadcast)
+        if step.ask is None and page.head.offset != self._position.offset:
+            return step._replace(ask="head")  # more of it, or less: a rollback, or overtaken by an announcement
+        return step
 
     def since(self, position: Position, page: Page | None = None) -> Sequence[Publication] | None:
         """What a subscriber that stands at `position` misses, as much of it as `page` or the ring can give at once.
@@ -177,6 +195,8 @@ class Feed:
         upto = self._position.offset
         if self.skips:
             position = position._replace(offset=max(position.offset, upto - 1))
+        if position.offset >= upto:
+            return ()
         found = self.stored.range(position.offset, upto)
         if found is None and page is not None and page.head.epoch == self._position.epoch:
             found = [item for item in page.publications if position.offset < item.offset <= upto]
@@ -208,6 +228,7 @@ class Feed:
 
     def _advance(self, publication: Publication) -> None:
         self.position = Position(self._position.epoch, publication.offset)
+        self._hole_reads = 0
         if self._ring is not None:
             self._ring.append(publication)
 
@@ -262,13 +283,17 @@ class Feed:
             del self._pending[offset]
             self._count("forged")
         self._hole_reads = 0
-        return step._replace(ask="read" if self._pending else None)
+        # What came behind the read was not in it: the head tells whether it was real.
+        return step._replace(ask="read" if self._pending else "head")
 
     def _break(self, cause: Cause, head: Position) -> Step:
         """Start again at `head`. Subscribers come back with the position from before, and recover what there is."""
         old = self._position
         self.position = head
-        self._pending.clear()
+        for question in self._asked:
+            self._asked[question] = STALE
+        if cause != "trimmed":
+            self._pending.clear()
         self._hole_reads = 0
         if self._ring is not None:
             self._ring.clear()
@@ -296,9 +321,7 @@ class Feed:
             self._overflow()
         else:
             self._foreign[epoch, publication.offset] = publication
-        if "head" in self._asked:
-            # A head that was asked for before this announcement cannot disown it: the question is stale.
-            self._asked["head"] = Position("", -1)
+        self._foreign_is_news = True
 
     def _overflow(self) -> None:
         """Something announced was not held. It is in the source, and a read will bring it."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from hubbub.brokers.base import Broker, HoldsStreams, Notice, Page
 from hubbub.clock import Timer, TimerWheel
@@ -23,6 +24,8 @@ from hubbub.errors import BackendError, InternalError
 from hubbub.model import Position, Publication
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Publications and bytes of one read.
 READ_LIMIT, READ_BYTES = 1000, 1 << 20
@@ -39,13 +42,15 @@ READ_BACK_TRIES = 4
 class Tie:
     """What binds one channel to the broker: the subscription, and the questions under way."""
 
-    __slots__ = ("back", "back_from", "channel", "heard", "linger", "opening", "patience")
+    __slots__ = ("back", "back_from", "channel", "heard", "linger", "oldest", "opening", "patience", "retry")
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.opening: asyncio.Future[None] | None = None
         self.linger: Timer | None = None
         self.patience: Timer | None = None
+        self.retry: Timer | None = None
+        self.oldest: int | None = None  # of the positions for which a read back is wanted
         self.back: asyncio.Future[Page] | None = None
         self.back_from = 0
         self.heard = False
@@ -110,7 +115,7 @@ class Feeds:
             tie.linger = None
         if tie.opening is not None:
             try:
-                await asyncio.wait_for(asyncio.shield(tie.opening), OPEN_TIMEOUT)
+                await _within(tie.opening, OPEN_TIMEOUT)
             except (TimeoutError, BackendError) as error:
                 raise self._unavailable("open_failed") from error
 
@@ -163,7 +168,6 @@ class Feeds:
         tie = self._ties.get(channel)
         if tie is None:
             return
-        tie.heard = True
         feed = tie.channel.feed
         if feed is None or not publication.offset:
             self.hub.broadcast(tie.channel, publication)
@@ -191,8 +195,11 @@ class Feeds:
         if step.broken is not None:
             self._count("broken")
             log.warning("channel %s is broken (%s): %s, now %s", tie.channel.name, *step.broken)
+            if self._local is not None:
+                feed.stored = self._local.stored(tie.channel.name)
             self._on_broken(tie.channel, step.broken)
         for publication in step.broadcast:
+            tie.heard = True  # of a feed: what is repeated, or has no offset, says nothing about holes
             # The first of a stream carries the epoch: its subscribers may have come when there was none.
             epoch = feed.position.epoch if publication.offset == 1 and feed.position else ""
             self.hub.broadcast(tie.channel, publication, epoch)
@@ -217,7 +224,7 @@ class Feeds:
                 self._tasks.spawn(self._ask_heads(), "heads")
             return
         feed = tie.channel.feed
-        if feed is not None and (position := feed.ask("read")) is not None:
+        if tie.retry is None and feed is not None and (position := feed.ask("read")) is not None:
             self._tasks.spawn(self._read(tie, feed, position), f"read {tie.channel.name}")
 
     async def _read(self, tie: Tie, feed: Feed, position: Position) -> None:
@@ -247,7 +254,7 @@ class Feeds:
         for name in names:
             tie = self._ties.get(name)
             feed = tie.channel.feed if tie is not None else None
-            if tie is not None and feed is not None and feed.ask("head") is not None:
+            if tie is not None and tie.retry is None and feed is not None and feed.ask("head") is not None:
                 asked[name] = (tie, feed)
         if not asked:
             return
@@ -264,11 +271,14 @@ class Feeds:
     def _failed(self, tie: Tie, question: Question, error: BackendError) -> None:
         self._count(f"{question}_failed")
         log.warning("channel %s: the source cannot be asked (%s), again in %s s", tie.channel.name, error, RETRY)
-        self._timers.after(RETRY, lambda: self._ask_again(tie, question))
+        if tie.retry is None:
+            tie.retry = self._timers.after(RETRY, lambda: self._ask_again(tie))
 
-    def _ask_again(self, tie: Tie, question: Question) -> None:
+    def _ask_again(self, tie: Tie) -> None:
+        tie.retry = None
         if self._ties.get(tie.channel.name) is tie:
-            self._ask(tie, question)
+            self._ask(tie, "head")  # what failed, a read too, follows from it
+            self._ask(tie, "read")
 
     def _check_silent(self) -> None:
         """Compare the heads of channels that heard nothing since the last time: silence may be deafness."""
@@ -289,26 +299,35 @@ class Feeds:
         feed = channel.feed
         page = None
         for _ in range(READ_BACK_TRIES):
-            if feed is None or not feed.can_know(position):
+            if feed is None or feed.position is None:
                 return None
+            if not feed.can_know(position):
+                if page is not None:
+                    return None
+                page = await self._read_back(channel, feed.position.offset)  # we may be the one that is late
+                continue
             found = feed.since(position, page)
             if found is not None:
                 return found
             page = await self._read_back(channel, position.offset)
-            if page.head.epoch == (feed.position or page.head).epoch and _is_trimmed(page, position):
+            if page.head.epoch == feed.position.epoch and _is_trimmed(page, position, skips=feed.skips):
                 return None
         raise InternalError("the channel moves faster than it can be read")
 
     async def _read_back(self, channel: Channel, offset: int) -> Page:
         """Read from `offset` on, together with everybody else who waits for that."""
-        tie = self._ties[channel.name]
-        while tie.back is not None and tie.back_from > offset:
-            await asyncio.wait([tie.back])
-        if tie.back is None:
-            tie.back_from = offset
-            tie.back = self._tasks.spawn(self._read_for_many(tie, offset), f"read back {channel.name}")
+        tie = self._ties.get(channel.name)
+        if tie is None or tie.channel is not channel:
+            raise self._unavailable("read_back_failed")  # it ended while somebody still asked
         try:
-            return await asyncio.wait_for(asyncio.shield(tie.back), OPEN_TIMEOUT)
+            if tie.back is not None and tie.back_from > offset:
+                tie.oldest = offset if tie.oldest is None else min(tie.oldest, offset)
+                await _within(tie.back, OPEN_TIMEOUT)
+            if tie.back is None:
+                tie.back_from = offset if tie.oldest is None else min(tie.oldest, offset)
+                tie.oldest = None
+                tie.back = self._tasks.spawn(self._read_for_many(tie, tie.back_from), f"read back {channel.name}")
+            return await _within(tie.back, OPEN_TIMEOUT)
         except (TimeoutError, BackendError) as error:
             raise self._unavailable("read_back_failed") from error
 
@@ -332,8 +351,19 @@ class Feeds:
         self.counts[what] = self.counts.get(what, 0) + 1
 
 
-def _is_trimmed(page: Page, position: Position) -> bool:
+async def _within(task: asyncio.Future[T], seconds: float) -> T:
+    """The result of what goes on in any case. Raises TimeoutError.
+
+    Not `wait_for`: from Python 3.12 on that is tied to the current task, which what was begun eagerly has not.
+    """
+    done, _ = await asyncio.wait([task], timeout=seconds)
+    if not done:
+        raise TimeoutError
+    return task.result()
+
+
+def _is_trimmed(page: Page, position: Position, *, skips: bool) -> bool:
     """Whether the page shows that what follows `position` is gone."""
     if not page.publications:
         return page.head.offset > position.offset
-    return page.publications[0].offset > position.offset + 1
+    return not skips and page.publications[0].offset > position.offset + 1

@@ -41,8 +41,9 @@ SLICE = 0.005
 NOTICE_LIMIT = 500
 
 
-#: `Subscription.behind` of one whose feed broke, until it is told, and of one that is over. Neither gets anything any more.
-LOST, GONE = -1, -2
+#: `Subscription.behind` of one whose feed broke, until it is told; of one that is over; and of one that has not begun.
+#: None of them gets anything.
+LOST, GONE, ENTERING = -1, -2, -3
 
 
 class Variant(Protocol):
@@ -79,9 +80,13 @@ class Subscriber(Protocol):
         """Write the outbox at once, without waiting, and empty it."""
         ...
 
+    def failed(self) -> None:
+        """Writing raised, and what was in the outbox is gone: it must not go on as if nothing was missing."""
+        ...
+
 
 class Subscription:
-    """One subscriber's tie to one channel. `behind` is None while live, else the offset it stands at, LOST or GONE."""
+    """One subscriber's tie to one channel. `behind` is None while live, else the offset it stands at, or as above."""
 
     __slots__ = (
         "behind",
@@ -98,7 +103,7 @@ class Subscription:
     def __init__(self, subscriber: Subscriber, channel: Channel) -> None:
         self.subscriber = subscriber
         self.channel = channel
-        self.behind: int | None = 0
+        self.behind: int | None = ENTERING
         self.chan_info = b""
         self.expire_at = 0.0
         self.is_present = False
@@ -152,6 +157,7 @@ class Hub:
         self._dirty: dict[Audience, None] = {}
         self._noticed: dict[Channel, None] = {}
         self._touched: deque[Subscriber] = deque()
+        self._writing: deque[Subscriber] = deque()
         self._is_scheduled = False
 
     # who listens ----------------------------------------------------------------------------------------------------
@@ -166,6 +172,7 @@ class Hub:
     def go_live(self, subscription: Subscription) -> None:
         """From here on it gets what is broadcast; what stands in the open batch it has already."""
         channel = subscription.channel
+        assert channel.subscriptions.get(subscription.subscriber) is subscription, "only who is in a channel hears it"
         variant = subscription.subscriber.variant
         audience = channel.audiences.get(variant)
         if audience is None:
@@ -252,6 +259,9 @@ class Hub:
             self._close(audience)
         if self._noticed:
             self._flush_notices()
+        # What is touched while this is written belongs to the next flush, or a busy loop would never reach the batches.
+        # Who is still to be written has a full outbox, so it is not touched again, and its order holds.
+        self._writing, self._touched = self._touched, self._writing
         self._write()
 
     def _close(self, audience: Audience) -> None:
@@ -286,20 +296,21 @@ class Hub:
 
     def _write(self) -> None:
         """Each touched subscriber writes once, in slices: a crowd must not keep the loop from reading and pinging."""
-        touched = self._touched
+        writing = self._writing
         deadline = time.perf_counter() + SLICE
         written = 0
-        while touched:
-            subscriber = touched.popleft()
+        while writing:
+            subscriber = writing.popleft()
             try:
                 subscriber.flush()
             except Exception:
                 log.exception("a subscriber failed to write: %r", subscriber)
                 subscriber.outbox.clear()
+                subscriber.failed()
             written += 1
-            if not written & 31 and touched and time.perf_counter() > deadline:
+            if not written & 31 and writing and time.perf_counter() > deadline:
                 self._schedule(self._write)
                 return
         self._is_scheduled = False
-        if self._dirty or self._noticed:
+        if self._dirty or self._noticed or self._touched:
             self._wake()

@@ -25,7 +25,7 @@ from hubbub.core.access import Access
 from hubbub.core.feed import Broken
 from hubbub.core.feeds import Feeds
 from hubbub.core.hooks import Counters, Handlers, NoHandlers
-from hubbub.core.hub import LOST, Channel, Hub, Subscription
+from hubbub.core.hub import ENTERING, LOST, Channel, Hub, Subscription
 from hubbub.core.pump import Pump, Reader
 from hubbub.core.registry import Registry
 from hubbub.core.subscribing import Doorkeeper
@@ -161,7 +161,7 @@ class Node:
         """
         rules = rules or self.namespaces.resolve(channel)
         publication = Publication(admit(data, rules.data, rules.max_bytes), 0, info, tags, rules.data == "binary")
-        return self.broker.publish(channel, publication, EPHEMERAL if ephemeral else _stream_options(rules, options))
+        return self.broker.publish(channel, publication, _stream_options(rules, options, ephemeral=ephemeral))
 
     async def history(
         self, channel: str, limit: int = 0, since: Position | None = None, *, reverse: bool = False
@@ -266,7 +266,8 @@ class Node:
 
     def _broken(self, channel: Channel, broken: Broken) -> None:
         """Nobody gets anything of the new sequence before being told that the old one is over."""
-        subscriptions = list(channel.subscriptions.values())
+        # Who is only entering was promised nothing yet, and will find the feed as it is now.
+        subscriptions = [each for each in channel.subscriptions.values() if each.behind != ENTERING]
         self.observer.count("subscription_broken", len(subscriptions))
         for subscription in subscriptions:
             self.hub.fall_behind(subscription)
@@ -293,10 +294,11 @@ def _tell_lost(subscriptions: Iterable[Subscription]) -> None:
             reader.lost(subscription)
 
 
-def _stream_options(rules: ChannelRules, asked: StreamOptions | None) -> StreamOptions:
+def _stream_options(rules: ChannelRules, asked: StreamOptions | None, *, ephemeral: bool) -> StreamOptions:
     """How much is kept is the rules' affair; the rest is the publisher's."""
-    if not rules.has_memory:
-        return EPHEMERAL
+    if ephemeral or not rules.has_memory:
+        key = asked.idempotency_key if asked is not None else ""
+        return StreamOptions(idempotency_key=key) if key else EPHEMERAL
     if asked is None:
         return StreamOptions(rules.kept, rules.history_ttl)
     return StreamOptions(rules.kept, rules.history_ttl, asked.idempotency_key, asked.version, asked.version_epoch)

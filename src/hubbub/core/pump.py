@@ -81,9 +81,12 @@ class Pump:
         if reader.outbox:  # the last page has not been written yet
             self._schedule(lambda: self.run(reader))
             return
-        waiting = [subscription for subscription in reader.behind if not self.advance(subscription)]
-        if any(subscription not in self._reading for subscription in waiting):
+        for subscription in reader.behind:
+            if subscription in self._reading or self.advance(subscription) or subscription in self._reading:
+                continue
+            # It got a page and wants more. The next one, whosever it is, waits until this one is written.
             self._schedule(lambda: self.run(reader))
+            return
 
     def advance(self, subscription: Subscription) -> bool:
         """One page, or going live if nothing is missing. True if there is nothing more to do for it now."""
@@ -97,9 +100,8 @@ class Pump:
         if subscription in self._reading:
             return False
         upto = feed.position.offset
-        if feed.skips:
-            behind = max(behind, upto - 1)
-        found = feed.stored.range(behind, min(upto, behind + PAGE_ITEMS))
+        after = max(behind, upto - 1) if feed.skips else behind
+        found = feed.stored.range(after, min(upto, after + PAGE_ITEMS))
         if found is None:
             self._reading.add(subscription)
             self._tasks.spawn(self._read(subscription, Position(feed.position.epoch, behind)), "pump")
@@ -130,6 +132,8 @@ class Pump:
             self._reading.discard(subscription)
         if subscription.behind != position.offset:
             return  # it left, or was lost, while we read
+        if not reader.is_ready:
+            return  # it goes on when it has drained
         if found is None:
             reader.lost(subscription)
             return

@@ -115,6 +115,11 @@ class ChannelReader:
             self._take([item.publication for item in heard])
         self.outbox.clear()
 
+    def failed(self) -> None:
+        """What was in the outbox is gone."""
+        if self._subscription is not None:
+            self.lost(self._subscription)
+
     @property
     def is_closed(self) -> bool:
         """Whether it listens no more."""

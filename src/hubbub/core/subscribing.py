@@ -17,7 +17,7 @@ from hubbub.brokers.base import Broker, Notice
 from hubbub.channels import ChannelRules
 from hubbub.core.feeds import Feeds
 from hubbub.core.hooks import Observer
-from hubbub.core.hub import Channel, Hub, Subscriber, Subscription
+from hubbub.core.hub import GONE, Channel, Hub, Subscriber, Subscription
 from hubbub.core.pump import page_of
 from hubbub.core.tasks import Tasks
 from hubbub.errors import BackendError
@@ -97,11 +97,17 @@ class Doorkeeper:
         channel = subscription.channel
         feed = channel.feed
         if feed is None or feed.position is None:
+            subscription.behind = 0
             return Entry(subscription, None, (), None if since is None else False)
         if since is None and not feed.skips:
             subscription.behind = feed.position.offset
             return Entry(subscription, feed.position, (), None)
         missed = await self._feeds.since(channel, since or Position("", 0))
+        if missed is None and since is not None and feed.skips:  # whoever comes sees the newest
+            since = Position("", 0)
+            missed = await self._feeds.since(channel, since)
+        if subscription.behind == GONE:
+            return Entry(subscription, feed.position, (), None)
         if missed is None or (feed.skips and not missed and (since is None or since.offset != channel.offset)):
             subscription.behind = channel.offset
             return Entry(subscription, feed.position, (), None if since is None else False)
@@ -117,6 +123,8 @@ class Doorkeeper:
     def leave(self, subscriber: Subscriber, subscription: Subscription) -> None:
         """The subscription is over; presence and notices follow without being waited for."""
         channel = subscription.channel
+        if subscription.behind == GONE:
+            return
         if self._hub.leave(subscription):
             self._feeds.close(channel)
         if subscription.is_present:
@@ -141,6 +149,8 @@ class Doorkeeper:
             await self._presence.add(subscription.channel.name, info)
         except BackendError:
             self._observer.count("presence_failed")
+        if subscription.behind == GONE:  # the leave may have overtaken us
+            await self._be_absent(subscription.channel, info)
 
     async def _be_absent(self, channel: Channel, info: ClientInfo) -> None:
         try:

@@ -3,6 +3,9 @@
 Answers for: the names, types and defaults of what travels, for both codecs. Refuses to know: bytes, and what a message
 leads to. Zero values are not sent; a missing field is its zero value.
 
+In JSON upstream writes the zeros of client info, presence and history results all the same, and SDKs read those fields
+without a default; so do we.
+
 Payload fields are `msgspec.Raw`: JSON that is embedded as it stands, or the opaque bytes of Protobuf. UNSET is "not
 sent", which for JSON is something else than `null`. Field numbers live in `protobuf`. Map and shared-poll
 subscriptions, channel compaction and dictionaries are left out: their fields are ignored when they come.
@@ -172,7 +175,7 @@ REQUEST_FIELDS = (
 # Results ----------------------------------------------------------------------------------------------------------
 
 
-class ClientInfoMessage(Message):
+class ClientInfoMessage(Message, omit_defaults=False):
     """A connection's public identity."""
 
     user: str = ""
@@ -219,20 +222,20 @@ class PublishResult(Message):
     """Published."""
 
 
-class PresenceResult(Message):
+class PresenceResult(Message, omit_defaults=False):
     """Who is there, by connection."""
 
     presence: dict[str, ClientInfoMessage] = field(default_factory=dict)
 
 
-class PresenceStatsResult(Message):
+class PresenceStatsResult(Message, omit_defaults=False):
     """How many are there."""
 
     num_clients: UInt32 = 0
     num_users: UInt32 = 0
 
 
-class HistoryResult(Message):
+class HistoryResult(Message, omit_defaults=False):
     """A page of history and the head of the stream. `publications` are encoded already."""
 
     publications: list[Raw] = field(default_factory=list)

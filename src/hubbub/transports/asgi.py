@@ -44,7 +44,7 @@ class TextOrBytes:
 class AsgiTransport:
     """One connection's way out. Implements Transport."""
 
-    def __init__(self, framing: TextOrBytes, write_budget: int, close_timeout: float) -> None:
+    def __init__(self, framing: TextOrBytes, *, write_budget: int, close_timeout: float) -> None:
         self.framing = framing
         self.endpoint: Endpoint | None = None
         self.is_binary = False
@@ -147,7 +147,7 @@ class AsgiDoor:
             scope.get("subprotocols", ()), scope["query_string"].decode("latin-1")
         )
         await send({"type": "websocket.accept", "subprotocol": subprotocol})
-        transport = AsgiTransport(self._framing, self._write_budget, self._close_timeout)
+        transport = AsgiTransport(self._framing, write_budget=self._write_budget, close_timeout=self._close_timeout)
         endpoint = transport.endpoint = self._open(transport, codec)
         reader = asyncio.ensure_future(self._read_all(transport, endpoint, receive))
         writer = asyncio.ensure_future(transport.write_all(send))

@@ -44,18 +44,71 @@ class Taker(Protocol):
         ...
 
 
+#: Bytes of a request's head; nginx, as it comes, takes 32 KB.
+MAX_HEAD = 65536
+
+#: Seconds that a connection gets to send a whole head.
+HEAD_TIMEOUT = 10.0
+
+
 class Http(HttpToolsProtocol):
-    """uvicorn's HTTP, which forgets what came in one segment with an upgrade request: a client that did not wait for
-    its answer would be out of step for ever. Give it to uvicorn as `http=`.
+    """uvicorn's HTTP with limits to a request's head, of which uvicorn has none. Give it to uvicorn as `http=`.
+
+    It also forgets what came in one segment with an upgrade request: a client that did not wait for its answer would
+    be out of step for ever.
     """
 
+    head_timeout = HEAD_TIMEOUT
+
     _segment = b""
+    _head_size = 0
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """The time for a head runs."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """There is nothing to wait for."""
+        self._has_head()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Keep the segment until it is parsed."""
+        """Keep the segment until it is parsed, and refuse a head without end."""
         self._segment = data
+        if self._deadline is not None:
+            self._head_size += len(data)
         super().data_received(data)
+        if self._deadline is not None and self._head_size > MAX_HEAD:
+            self._give_up(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         self._segment = b""
+
+    def on_message_begin(self) -> None:
+        """Another request on this connection."""
+        super().on_message_begin()
+        self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """A head is whole."""
+        self._has_head()
+        super().on_headers_complete()
+
+    def _await_head(self) -> None:
+        if self._deadline is None:
+            self._head_size = len(self._segment)
+            self._deadline = self.loop.call_later(self.head_timeout, self._give_up, HTTPStatus.REQUEST_TIMEOUT)
+
+    def _has_head(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _give_up(self, status: HTTPStatus) -> None:
+        self._has_head()
+        if not self.transport.is_closing():
+            self.transport.write(plain_answer(Refused(status, status.phrase.lower())))
+            self.transport.close()
 
     def handle_websocket_upgrade(self) -> None:
         """Called while the parser's exception is handled: it holds the place where HTTP ended."""
@@ -92,7 +145,8 @@ class Upgrade(asyncio.Protocol):
                 self._next = self._hand_over(data)
             except Refused as refused:
                 self._is_refused = True
-                self._refuse(refused)
+                self._transport.write(plain_answer(refused))
+                self._transport.close()
             else:
                 asyncio.get_running_loop().call_soon(self._leave, self._next)
         elif isinstance(self._next, asyncio.BufferedProtocol):
@@ -127,13 +181,14 @@ class Upgrade(asyncio.Protocol):
             raise Refused(HTTPStatus.BAD_REQUEST, problem)
         return self._taker.take(self._transport, query, headers)
 
-    def _refuse(self, refused: Refused) -> None:
-        body = refused.why.encode() + b"\n"
-        self._transport.write(
-            b"HTTP/1.1 %d %b\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n"
-            b"Sec-WebSocket-Version: 13\r\n\r\n%b" % (refused.status, refused.status.phrase.encode(), len(body), body)
-        )
-        self._transport.close()
+
+def plain_answer(refused: Refused) -> bytes:
+    """A refusal in HTTP, after which the connection is closed."""
+    body = refused.why.encode() + b"\n"
+    return (
+        b"HTTP/1.1 %d %b\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n"
+        b"Sec-WebSocket-Version: 13\r\n\r\n%b" % (refused.status, refused.status.phrase.encode(), len(body), body)
+    )
 
 
 def uvicorns_own(config: Any, server_state: Any, app_state: dict[str, Any]) -> asyncio.Protocol | None:

@@ -82,7 +82,7 @@ class Socket(WSListener):
         "is_binary",
     )
 
-    def __init__(self, door: WebSocketDoor, codec: Codec, tcp: asyncio.Transport) -> None:
+    def __init__(self, door: WebSocketDoor, codec: Codec, *, tcp: asyncio.Transport) -> None:
         self._door = door
         self.codec = codec
         self.is_binary = False
@@ -427,7 +427,7 @@ class WebSocketDoor:
         asked = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
         codec, subprotocol = self.codecs.negotiate(asked, query)
         extra = {"Sec-WebSocket-Protocol": subprotocol} if subprotocol else {}
-        socket = Socket(self, codec, transport)
+        socket = Socket(self, codec, tcp=transport)
 
         def accept(request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
             return WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(extra), socket)

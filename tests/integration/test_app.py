@@ -1,0 +1,175 @@
+"""The Python face: publish, subscribe, history, presence, lifetime."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from hubbub import ConfigurationError, Hubbub, Position, PositionLost, Publication, ReplyError
+from hubbub.core.reader import QUEUE_LIMIT
+
+CHANNELS = {
+    "default": {"delivery": "live"},
+    "recent": {"delivery": "recent"},
+    "long": {"delivery": "recent", "history_size": 10_000},
+    "short": {"delivery": "recent", "history_size": 2},
+    "latest": {"delivery": "latest"},
+    "words": {"data": "text"},
+    "bytes": {"data": "binary", "delivery": "recent"},
+}
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[Hubbub]:
+    async with Hubbub(channels=CHANNELS) as hub:
+        yield hub
+
+
+async def take(stream: AsyncIterator[Publication], count: int) -> list[object]:
+    """The data of the next `count` publications."""
+    async with asyncio.timeout(5):
+        return [(await anext(stream)).data for _ in range(count)]
+
+
+async def test_published_says_where_it_stands(hub: Hubbub) -> None:
+    first = await hub.publish("recent:a", {"n": 1})
+    second = await hub.publish("recent:a", {"n": 2})
+    assert first.position is not None
+    assert second.position == Position(first.position.epoch, 2)
+    assert (await hub.publish("live", 1)).position is None
+
+
+async def test_history_and_live_join_without_a_hole(hub: Hubbub) -> None:
+    for n in range(10):
+        await hub.publish("recent:a", n)
+    async with hub.subscribe("recent:a", history=3) as stream:
+        await hub.publish("recent:a", 10)
+        assert await take(stream, 4) == [7, 8, 9, 10]
+
+
+async def test_history_of_more_than_there_is_begins_at_the_oldest(hub: Hubbub) -> None:
+    for n in range(5):
+        await hub.publish("short:a", n)
+    async with hub.subscribe("short:a", history=50) as stream:
+        assert await take(stream, 2) == [3, 4]
+
+
+async def test_since_brings_what_was_missed_and_then_live(hub: Hubbub) -> None:
+    seen = (await hub.publish("recent:a", 1)).position
+    await hub.publish("recent:a", 2)
+    async with hub.subscribe("recent:a", since=seen) as stream:
+        await hub.publish("recent:a", 3)
+        assert await take(stream, 2) == [2, 3]
+
+
+async def test_since_a_place_that_is_gone_says_so(hub: Hubbub) -> None:
+    seen = (await hub.publish("short:a", 0)).position
+    for n in range(5):
+        await hub.publish("short:a", n)
+    with pytest.raises(PositionLost, match="short:a"):
+        async with hub.subscribe("short:a", since=seen):
+            pass
+
+
+async def test_a_slow_reader_is_caught_up_from_history(hub: Hubbub) -> None:
+    count = 3 * QUEUE_LIMIT
+    async with hub.subscribe("long:a") as stream:
+        for n in range(count):
+            await hub.publish("long:a", n)
+            if n % 100 == 0:
+                await asyncio.sleep(0)  # the reader's queue fills, and nobody reads
+        assert await take(stream, count) == list(range(count))
+
+
+async def test_a_slow_reader_that_lost_its_place_is_told(hub: Hubbub) -> None:
+    async with hub.subscribe("short:a") as stream:
+        for n in range(3 * QUEUE_LIMIT):
+            await hub.publish("short:a", n)
+            if n % 100 == 0:
+                await asyncio.sleep(0)
+        with pytest.raises(PositionLost):
+            await take(stream, 3 * QUEUE_LIMIT)
+
+
+async def test_latest_begins_with_the_newest(hub: Hubbub) -> None:
+    for n in range(3):
+        await hub.publish("latest:a", n)
+    async with hub.subscribe("latest:a") as stream:
+        assert await take(stream, 1) == [2]
+
+
+async def test_ephemeral_publications_have_no_place(hub: Hubbub) -> None:
+    async with hub.subscribe("recent:a") as stream:
+        await hub.publish("recent:a", "typing", ephemeral=True)
+        publication = await anext(stream)
+        assert (publication.data, publication.position) == ("typing", None)
+    assert (await hub.history("recent:a")).publications == []
+
+
+async def test_history_reads_both_ways(hub: Hubbub) -> None:
+    for n in range(1, 6):
+        await hub.publish("recent:a", n)
+    page = await hub.history("recent:a", limit=2)
+    assert [item.data for item in page.publications] == [1, 2]
+    assert page.position.offset == 5
+    page = await hub.history("recent:a", limit=2, reverse=True)
+    assert [item.data for item in page.publications] == [5, 4]
+
+
+async def test_the_same_key_publishes_once(hub: Hubbub) -> None:
+    first = await hub.publish("recent:a", 1, idempotency_key="k")
+    again = await hub.publish("recent:a", 1, idempotency_key="k")
+    assert again.position == first.position
+    assert again.duplicate
+
+
+async def test_text_and_bytes_come_out_as_they_went_in(hub: Hubbub) -> None:
+    async with hub.subscribe("words:a") as words, hub.subscribe("bytes:a") as raw:
+        await hub.publish("words:a", "grüße\n")
+        await hub.publish("bytes:a", b"\x00\xff")
+        assert await take(words, 1) == ["grüße\n"]
+        assert await take(raw, 1) == [b"\x00\xff"]
+
+
+@pytest.mark.parametrize(
+    ("channel", "data", "text"),
+    [
+        ("nowhere:a", 1, "unknown channel"),
+        ("", 1, "empty"),
+        ("x" * 256, 1, "256 characters"),
+        ("a b", 1, "white space"),
+        ("recent:a", "x" * 70_000, "max_bytes of 65536"),
+        ("recent:a", object(), "cannot be written as JSON"),
+        ("recent:a", float("nan"), "cannot be written as JSON"),
+    ],
+)
+async def test_what_cannot_be_published_is_refused_with_a_reason(
+    hub: Hubbub, channel: str, data: object, text: str
+) -> None:
+    with pytest.raises(ReplyError, match=text):
+        await hub.publish(channel, data)
+
+
+async def test_a_stream_has_to_be_opened(hub: Hubbub) -> None:
+    with pytest.raises(Exception, match="async with"):
+        await anext(hub.subscribe("recent:a"))
+
+
+async def test_two_hubs_do_not_notice_each_other(hub: Hubbub) -> None:
+    async with Hubbub(channels=CHANNELS) as other, other.subscribe("recent:a") as stream:
+        await hub.publish("recent:a", "here")
+        await other.publish("recent:a", "there")
+        assert await take(stream, 1) == ["there"]
+
+
+async def test_listeners_are_counted_and_forgotten(hub: Hubbub) -> None:
+    async with hub.subscribe("recent:a"), hub.subscribe("recent:a"):
+        assert hub.node.channels("rec*") == {"recent:a": 2}
+    assert hub.node.channels() == {}
+
+
+def test_settings_may_be_keyword_arguments_and_mistakes_are_named() -> None:
+    with pytest.raises(ConfigurationError, match="delivery"):
+        Hubbub(channels={"a1": {"delivrey": "recent"}})

@@ -1,0 +1,538 @@
+"""The promise of delivery, against a naive model: a list for each life of each channel (docs/design/delivery.md, 11).
+
+One machine drives two nodes with real hubs, feeds, pumps and connections, over the memory broker directly and over
+one that loses, repeats, reorders, delays and fails, while clients come, go, are cut, read slowly and return with
+their positions, and streams are trimmed, forgotten and restored from old copies. When all is healed:
+
+- what a subscriber got is a contiguous run of the model's list, from where it joined to the end, and
+- each signal that it lost its place (2500, 3010, `recovered: false`) stands where the model did lose data.
+
+The second is asked when the signal comes: a position is lost if its life is over, or if what follows it is not kept.
+Since the next position starts anew, a loss that is told twice fails.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.fakes import SECRET, Client, Entry, House
+from tests.faults import Announcement, UnreliableBroker
+
+from hubbub.auth import connection_token
+from hubbub.brokers.base import Broker
+from hubbub.brokers.memory import MemoryBroker, Stream
+from hubbub.channels import ChannelRules
+from hubbub.core.feed import Feed
+from hubbub.core.node import Limits
+from hubbub.core.ring import Ring
+from hubbub.model import Position, Publication
+from hubbub.protocol.session import State
+
+#: All that is asked of a channel, but for what is drawn.
+RULES: dict[str, ChannelRules] = {
+    "news": ChannelRules(delivery="recent", subscribe="anyone", history_size=1000, history_ttl=1e6),
+    "tiny": ChannelRules(delivery="recent", subscribe="anyone", history_size=4, history_ttl=1e6),
+    "last": ChannelRules(delivery="latest", subscribe="anyone", history_ttl=1e6),
+    "live": ChannelRules(delivery="live", subscribe="anyone"),
+}
+CHANNELS = ("news:1", "tiny:1", "last:1", "live:1")
+KEPT = CHANNELS[:3]
+#: The channels that a server puts some clients into.
+PERSONAL = ("news:own", "tiny:own")
+
+#: Bytes: a few publications fill it.
+BUDGET = 400
+SLOTS = 3
+
+channels = st.sampled_from(CHANNELS)
+kept = st.sampled_from((*KEPT, *PERSONAL))
+slots = st.integers(0, SLOTS - 1)
+nodes = st.integers(0, 1)
+indexes = st.integers(0, 5)
+kinds = st.sampled_from(["heads", "read", "subscribe"])
+
+
+class Signal(NamedTuple):
+    """Somebody was told that what came after `before` is gone."""
+
+    slot: int
+    channel: str
+    how: str
+    before: Position | None
+
+
+class Slot:
+    """A user with one client at a time, and what it knows of its channels from one to the next."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.client: Client | None = None
+        self.is_personal = False
+        self.wanted: set[str] = set()
+        self.positions: dict[str, Position] = {}
+        self.logs: dict[str, list[Entry]] = {}
+
+    def log(self, channel: str) -> list[Entry]:
+        return self.logs.setdefault(channel, [])
+
+
+class Delivery(RuleBasedStateMachine):
+    """Over the memory broker itself."""
+
+    def wrap(self, broker: MemoryBroker) -> Broker:
+        return broker
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.house = House(RULES, nodes=2, wrap=self.wrap, limits=Limits(write_budget=BUDGET))
+        self.slots = [Slot(number) for number in range(SLOTS)]
+        self.model: dict[tuple[str, str], list[int]] = {}  # by channel and epoch
+        self.restored: dict[str, list[int]] = {}
+        self.signals: list[Signal] = []
+        self.ephemeral: set[int] = set()
+        self.number = 0
+
+    # the model ------------------------------------------------------------------------------------------------------
+
+    def stream(self, channel: str) -> Stream:
+        return self.house.exchange.stream(channel, self.house.clock.now())
+
+    def is_lost(self, channel: str, before: Position | None) -> bool:
+        """Whether the source cannot say any more what came after `before`."""
+        stream = self.stream(channel)
+        if before is None or before.epoch != stream.epoch:
+            return True
+        return not stream.first - 1 <= before.offset <= stream.top
+
+    def published(self, channel: str, number: int, position: Position | None) -> None:
+        if position is None:
+            self.ephemeral.add(number)
+            return
+        life = self.model.get((channel, position.epoch))
+        if life is None:
+            life = self.model[channel, position.epoch] = self.restored.pop(channel, []).copy()
+        life.append(number)
+        assert position.offset == len(life), "the source's own numbers"
+
+    # publishers -----------------------------------------------------------------------------------------------------
+
+    @rule(channel=channels, count=st.integers(1, 6), node=nodes, size=st.sampled_from([1, 1, 60]))
+    def publish(self, channel: str, count: int, node: int, size: int) -> None:
+        self.send(channel, count, node, size)
+        self.rest()
+
+    @rule(channel=st.sampled_from(PERSONAL), count=st.integers(1, 3), node=nodes)
+    def publish_personal(self, channel: str, count: int, node: int) -> None:
+        self.send(channel, count, node, 1)
+        self.rest()
+
+    @rule(channel=st.sampled_from(["news:1", "last:1"]), node=nodes)
+    def publish_ephemeral(self, channel: str, node: int) -> None:
+        self.send(channel, 1, node, 1, ephemeral=True)
+        self.rest()
+
+    def send(self, channel: str, count: int, node: int, size: int, *, ephemeral: bool = False) -> None:
+        async def work() -> None:
+            for _ in range(count):
+                self.number += 1
+                number = self.number
+                payload = json.dumps([number, "x" * size]).encode()
+                done = await self.house.nodes[node].publish(channel, payload, ephemeral=ephemeral)
+                self.published(channel, number, done.position)
+
+        self.house.run(work())
+
+    # clients --------------------------------------------------------------------------------------------------------
+
+    @initialize(personal=st.booleans())
+    def somebody_is_there(self, personal: bool) -> None:
+        self.connect(0, 0, personal)
+        self.subscribe(0, "news:1")
+
+    @rule(slot=slots, node=nodes, personal=st.booleans())
+    def connect(self, slot: int, node: int, personal: bool) -> None:
+        user = self.slots[slot]
+        if user.client is not None:
+            return
+        if personal != user.is_personal:
+            for channel in PERSONAL:
+                user.positions.pop(channel, None)
+            user.is_personal = personal
+        client = user.client = self.house.client(node, connect=False)
+        client.positions = user.positions
+        client.on_entry = lambda channel, entry, before: self.noted(user, channel, entry, before)
+        subs = {channel: user.positions[channel] for channel in PERSONAL if channel in user.positions}
+        token = connection_token(SECRET, f"user{slot}", channels=PERSONAL) if personal else ""
+        self.house.call(lambda: client.connect(token, subs))
+        self.rest()
+
+    @rule(slot=slots, channel=channels)
+    def subscribe(self, slot: int, channel: str) -> None:
+        user = self.slots[slot]
+        if user.client is None or user.client.is_subscribed.get(channel) or channel in user.client.is_asking:
+            return
+        if user.client.connection.session.state is not State.CONNECTED:
+            return
+        user.wanted.add(channel)
+        client = user.client
+        since = user.positions.get(channel) if channel in KEPT else None
+        self.house.call(lambda: client.subscribe(channel, since))
+        self.rest()
+
+    @rule(slot=slots, channel=channels, forget=st.booleans())
+    def unsubscribe(self, slot: int, channel: str, forget: bool) -> None:
+        user = self.slots[slot]
+        if user.client is None or not user.client.is_subscribed.get(channel) or channel in user.client.is_asking:
+            return
+        client = user.client
+        user.wanted.discard(channel)
+        self.house.call(lambda: client.command("unsubscribe", channel=channel))
+        if forget and not client.is_subscribed[channel]:
+            user.positions.pop(channel, None)
+        self.rest()
+
+    @rule(slot=slots)
+    def cut(self, slot: int) -> None:
+        user = self.slots[slot]
+        if user.client is not None:
+            self.house.call(user.client.connection.closed)
+            self.gone(user)
+            self.rest()
+
+    def gone(self, user: Slot) -> None:
+        """What its client had on the way is lost with the connection."""
+        assert user.client is not None
+        user.client.transport.goodbye = user.client.transport.goodbye or (0, "cut")
+        user.client = None
+
+    @rule(slot=slots)
+    def take_nothing(self, slot: int) -> None:
+        self.kernel(slot, 0)
+
+    @rule(slot=slots, room=st.integers(1, 300))
+    def take_some(self, slot: int, room: int) -> None:
+        self.kernel(slot, room)
+
+    @rule(slot=slots)
+    def take_all(self, slot: int) -> None:
+        self.kernel(slot, None)
+
+    def kernel(self, slot: int, room: int | None) -> None:
+        client = self.slots[slot].client
+        if client is not None:
+            transport = client.transport
+
+            def change() -> None:
+                transport.kernel = room
+
+            self.house.call(change)
+            self.rest()
+
+    # the source -----------------------------------------------------------------------------------------------------
+
+    @rule(channel=kept, keep=st.integers(0, 3))
+    def trim(self, channel: str, keep: int) -> None:
+        """The oldest are gone: a smaller history, or its time was over."""
+        stream = self.stream(channel)
+        stream.first = max(stream.first, stream.top - keep + 1)
+        del stream.items[: max(0, len(stream.items) - keep)]
+        self.rest()
+
+    @rule(channel=kept)
+    def forget(self, channel: str) -> None:
+        """Another life begins."""
+        self.house.exchange.forget(channel)
+        self.restored.pop(channel, None)
+        self.rest()
+
+    @rule(channel=kept, lost=st.integers(0, 3))
+    def restore(self, channel: str, lost: int) -> None:
+        """A failover or a backup lost the newest, and the source noticed: what is left goes on under another epoch."""
+        old = self.stream(channel)
+        top = max(0, old.top - lost)
+        items = [item for item in old.items if item.offset <= top]
+        life = self.model.get((channel, old.epoch), self.restored.get(channel, []))[:top]
+        self.house.exchange.forget(channel)
+        new = self.stream(channel)
+        new.items, new.top, new.expires = items, top, old.expires
+        new.first = min(old.first, top + 1)
+        self.restored[channel] = life
+        self.rest()
+
+    # time -----------------------------------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([0.05, 1.1, 2.1, 6.0, 12.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.house.pass_time(seconds)
+        self.rest()
+
+    # what must hold -------------------------------------------------------------------------------------------------
+
+    def noted(self, user: Slot, channel: str, entry: Entry, before: Position | None) -> None:
+        user.log(channel).append(entry)
+        if entry.kind == "unrecovered" or (entry.kind == "unsubscribed" and entry.code == 2500):
+            self.signals.append(Signal(user.number, channel, entry.kind, before))
+
+    def rest(self) -> None:
+        """Nothing more happens by itself. Look after connections that ended, and at what was signalled."""
+        self.house.settle()
+        for user in self.slots:
+            client = user.client
+            if client is None:
+                continue
+            if client.transport.goodbye is not None:
+                code = client.closed_with
+                if code == 3010:
+                    lost = [channel for channel in PERSONAL if self.is_lost(channel, user.positions.get(channel))]
+                    assert lost, "3010, and nothing was lost"
+                else:
+                    assert code == 3008, f"closed with {code}"
+                    assert client.transport.kernel is not None, "3008, and it takes all"
+                self.gone(user)
+            elif client.connection.session.state is State.REFUSED and not client.transport.unsent:
+                assert client.error(1) == 100, client.replies[1]
+                self.house.call(client.connection.closed)
+                self.gone(user)
+        for signal in self.signals:
+            if not signal.channel.startswith("last"):
+                assert self.is_lost(signal.channel, signal.before), f"nothing was lost: {signal}"
+        self.signals.clear()
+
+    @invariant()
+    def nothing_waits_that_should_be_written(self) -> None:
+        for node in self.house.nodes:
+            assert not node.hub._dirty
+            assert not node.hub._touched
+        for user in self.slots:
+            if user.client is not None:
+                assert not user.client.connection.outbox
+                # A page, and the answers to what was asked; all of them are small here but for the pages.
+                assert user.client.transport.most_unsent < BUDGET + (64 << 10) + 4096
+
+    @invariant()
+    def queues_are_bounded(self) -> None:
+        for node in self.house.nodes:
+            pool = node.feeds._rings
+            rings = [feed.stored for feed in self.feeds() if isinstance(feed.stored, Ring)]
+            assert pool.used <= pool.budget
+            assert sum(ring._bytes for ring in pool._rings) == pool.used
+            for ring in rings:
+                assert ring._bytes == sum(item.size for item in ring._items) <= 1 << 20
+        for feed in self.feeds():
+            assert len(feed._pending) <= Feed.PENDING_LIMIT
+            assert len(feed._foreign) <= Feed.PENDING_LIMIT
+
+    @invariant()
+    def the_live_stand_where_the_feed_stands(self) -> None:
+        for node in self.house.nodes:
+            for channel in node.hub.channels.values():
+                live = {member: None for audience in channel.audiences.values() for member in audience.live}
+                for member in live:
+                    subscription = channel.subscriptions[member]
+                    assert subscription.behind is None
+                    assert cast("Any", member).subscriptions[channel.name] is subscription
+                for member, subscription in channel.subscriptions.items():
+                    assert (subscription.behind is None) == (member in live)
+        for user in self.slots:
+            client = user.client
+            if client is None or client.transport.unsent:
+                continue
+            for name, subscription in client.connection.subscriptions.items():
+                feed = subscription.channel.feed
+                if subscription.behind is None and feed is not None and client.is_subscribed.get(name):
+                    assert user.positions[name] == feed.position, name
+
+    def feeds(self) -> list[Feed]:
+        return [
+            channel.feed
+            for node in self.house.nodes
+            for channel in node.hub.channels.values()
+            if channel.feed is not None
+        ]
+
+    # the end --------------------------------------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        """Nothing more goes wrong. A memory broker keeps what is listened to, so no feed looks by itself."""
+        for node in self.house.nodes:
+            feeds = node.feeds
+            self.house.call(lambda feeds=feeds: feeds.on_renewed([*CHANNELS, *PERSONAL]))
+
+    def teardown(self) -> None:
+        try:
+            self.settle_all()
+            for user in self.slots:
+                for channel, log in user.logs.items():
+                    self.check(user, channel, log)
+            self.house.close()
+        except BaseException:
+            self.house.__exit__(BaseException)
+            raise
+
+    def settle_all(self) -> None:
+        for _ in range(4):
+            self.heal()
+            for user in self.slots:
+                self.kernel(user.number, None)
+                self.connect(user.number, user.number % 2, user.is_personal)
+            self.heal()
+            self.house.pass_time(3)
+            self.rest()
+            for user in self.slots:
+                for channel in user.wanted:
+                    self.subscribe(user.number, channel)
+            self.heal()
+            self.house.pass_time(45, step=5)
+            self.rest()
+        for user in self.slots:
+            assert user.client is not None
+            expected = user.wanted | (set(PERSONAL) if user.is_personal else set())
+            for channel in expected:
+                assert user.client.is_subscribed.get(channel), f"{user.number} is not in {channel}: {user.log(channel)}"
+        self.the_live_stand_where_the_feed_stands()
+
+    def check(self, user: Slot, channel: str, log: list[Entry]) -> None:
+        seen: set[int] = set()
+        epoch, offset = "", 0
+        is_in = False
+        for entry in log:
+            if entry.kind in ("joined", "recovered", "unrecovered"):
+                epoch, offset, is_in = entry.epoch, entry.offset, True
+            elif entry.kind == "pub":
+                assert is_in
+                number = entry.data[0]
+                if not entry.offset:
+                    assert number in self.ephemeral
+                    assert number not in seen, "twice"
+                    seen.add(number)
+                    continue
+                assert entry.epoch == epoch
+                if channel.startswith("last"):
+                    assert entry.offset > offset, "order is monotone"
+                else:
+                    assert entry.offset == offset + 1, f"a hole, or twice: {log}"
+                assert number == self.model[channel, epoch][entry.offset - 1]
+                offset = entry.offset
+            elif entry.kind in ("unsubscribed", "left"):
+                is_in = False
+        assert user.client is not None
+        if is_in and user.client.is_subscribed.get(channel) and channel not in CHANNELS[3:]:
+            assert Position(epoch, offset) == self.stream(channel).head, f"not at the end: {log}"
+            if channel.startswith("last") and self.stream(channel).items:
+                newest = self.model.get((channel, epoch), self.restored.get(channel, []))[-1]
+                assert any(entry.kind == "pub" and entry.data[0] == newest for entry in log), "the newest is missing"
+
+
+class UnreliableDelivery(Delivery):
+    """Over brokers that do to announcements and calls whatever networks do."""
+
+    def wrap(self, broker: MemoryBroker) -> Broker:
+        return UnreliableBroker(broker, is_direct=True)
+
+    def broker(self, node: int) -> UnreliableBroker:
+        return cast("UnreliableBroker", self.house.brokers[node])
+
+    @rule(node=nodes, is_direct=st.booleans())
+    def change_the_network(self, node: int, is_direct: bool) -> None:
+        self.broker(node).is_direct = is_direct
+
+    def pick(self, node: int, index: int) -> int | None:
+        pending = self.broker(node).pending
+        return index % len(pending) if pending else None
+
+    def on_announcement(self, node: int, index: int, act: Callable[[UnreliableBroker, int], object]) -> None:
+        place = self.pick(node, index)
+        if place is not None:
+            self.house.call(lambda: act(self.broker(node), place))
+            self.rest()
+
+    @rule(node=nodes, index=indexes)
+    def deliver(self, node: int, index: int) -> None:
+        self.on_announcement(node, index, lambda broker, place: broker.deliver(place))
+
+    @rule(node=nodes, index=indexes)
+    def repeat(self, node: int, index: int) -> None:
+        def act(broker: UnreliableBroker, place: int) -> None:
+            if has_offset(broker.pending[place]):
+                broker.repeat(place)
+
+        self.on_announcement(node, index, act)
+
+    @rule(node=nodes, index=indexes)
+    def lose(self, node: int, index: int) -> None:
+        self.on_announcement(node, index, lambda broker, place: broker.drop(place))
+
+    @rule(node=nodes)
+    def lose_all(self, node: int) -> None:
+        self.house.call(self.broker(node).drop_all)
+        self.rest()
+
+    @rule(node=nodes)
+    def deliver_all(self, node: int) -> None:
+        self.house.call(self.broker(node).deliver_all)
+        self.rest()
+
+    @rule(node=nodes)
+    def renew(self, node: int) -> None:
+        self.house.call(lambda: self.broker(node).renew())
+        self.rest()
+
+    @rule(node=nodes, kind=kinds)
+    def hold(self, node: int, kind: Any) -> None:
+        self.broker(node).hold(kind)
+
+    @rule(node=nodes)
+    def resume(self, node: int) -> None:
+        self.broker(node).resume()
+
+    @precondition(lambda self: any(self.broker(node).calls for node in (0, 1)))
+    @rule(node=nodes, index=indexes, what=st.sampled_from(["take", "release", "release", "fail"]))
+    def on_call(self, node: int, index: int, what: str) -> None:
+        broker = self.broker(node)
+        if not broker.calls:
+            return
+        call = broker.calls[index % len(broker.calls)]
+        if what == "take":
+            self.house.run(broker.take(call))
+        elif what == "release":
+            self.house.run(broker.release(call))
+        else:
+            self.house.call(lambda: broker.fail(call))
+        self.rest()
+
+    @rule(node=nodes, kind=kinds)
+    def refuse(self, node: int, kind: Any) -> None:
+        self.broker(node).refuse(kind)
+
+    @rule(node=nodes)
+    def accept(self, node: int) -> None:
+        self.broker(node).accept()
+
+    @rule(node=nodes)
+    def wait_for_the_check(self, node: int) -> None:
+        self.house.pass_time(41)
+        self.rest()
+
+    def heal(self) -> None:
+        for node in (0, 1):
+            broker = self.broker(node)
+            broker.is_direct = True
+            broker.resume()
+            broker.accept()
+            self.house.run(broker.release_all())
+            self.house.call(broker.deliver_all)
+            self.rest()
+
+
+def has_offset(announcement: Announcement) -> bool:
+    """Without one nobody can tell a repetition; networks that repeat are below what carries those."""
+    return isinstance(announcement.what, Publication) and announcement.what.offset > 0
+
+
+TestDelivery = pytest.mark.timeout(900)(Delivery.TestCase)
+TestUnreliableDelivery = pytest.mark.timeout(900)(UnreliableDelivery.TestCase)
