@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.integration.certificates import Certificate, make_certificate
 
 from hubbub.protocol.codec import Codec
-from hubbub.protocol.frames import TEXT, frame
+from hubbub.protocol.frames import text_frame
 from hubbub.transports.handshake import Gate
 from hubbub.transports.upgrade import Http
 from hubbub.transports.websocket import Socket, WebSocketDoor

@@ -23,7 +23,7 @@ import uvloop
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hubbub.protocol.codec import Codec
-from hubbub.protocol.frames import BINARY, TEXT, frame
+from hubbub.protocol.frames import binary_frame, text_frame
 from hubbub.transports.handshake import Gate
 from hubbub.transports.upgrade import Http
 from hubbub.transports.websocket import Socket, WebSocketDoor
@@ -41,7 +41,7 @@ class Echo:
         self._transport = transport
 
     def receive(self, message: bytes) -> None:
-        self._transport.write([frame(message, BINARY if self._transport.is_binary else TEXT)])
+        self._transport.write([(binary_frame if self._transport.is_binary else text_frame)(message)])
 
     def paused(self) -> None:
         self._transport.pause_reading()

@@ -71,7 +71,7 @@ class Probe:
 
     def send(self, message: bytes, *, binary: bool = False) -> None:
         """Write one message."""
-        frame: Any = self.transport.framing.frame(message, binary=binary)
+        frame: Any = self.transport.framing.framer(binary=binary)(message)
         self.transport.write([frame])
 
     async def hears(self, what: str) -> None:

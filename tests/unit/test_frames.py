@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame
 from websockets.streams import StreamReader
 
-from hubbub.protocol.frames import BINARY, TEXT, frame
+from hubbub.protocol.frames import BINARY, TEXT, binary_frame, text_frame
 from hubbub.transports.asgi import TextOrBytes
 from hubbub.transports.endpoint import MAX_REASON, goodbye, is_close_code
 from hubbub.transports.websocket import Frames
@@ -34,20 +34,21 @@ def parsed(data: bytes) -> list[Frame]:
 @pytest.mark.parametrize(("first_byte", "opcode"), [(TEXT, 1), (BINARY, 2)])
 def test_a_frame_is_whole_unmasked_and_in_the_shortest_form(size: int, first_byte: int, opcode: int) -> None:
     payload = b"x" * size
-    (read,) = parsed(frame(payload, first_byte))
+    frame = text_frame if first_byte == TEXT else binary_frame
+    (read,) = parsed(frame(payload))
     assert (read.fin, int(read.opcode), bytes(read.data)) == (True, opcode, payload)
-    assert frame(payload, first_byte) == Frame(read.opcode, payload).serialize(mask=False)
+    assert frame(payload) == Frame(read.opcode, payload).serialize(mask=False)
 
 
 @given(st.lists(st.binary(max_size=200)))
 def test_joined_frames_are_read_one_by_one(payloads: list[bytes]) -> None:
-    joined = b"".join(Frames().frame(payload, binary=True) for payload in payloads)
+    joined = b"".join(Frames().framer(binary=True)(payload) for payload in payloads)
     assert [bytes(read.data) for read in parsed(joined)] == payloads
 
 
 def test_asgi_wants_text_for_text() -> None:
-    assert TextOrBytes().frame("ü".encode(), binary=False) == "ü"
-    assert TextOrBytes().frame(b"\xff", binary=True) == b"\xff"
+    assert TextOrBytes().framer(binary=False)("ü".encode()) == "ü"
+    assert TextOrBytes().framer(binary=True)(b"\xff") == b"\xff"
 
 
 @given(st.integers(), st.text())

@@ -137,8 +137,12 @@ class Stored(Protocol):
 
 @runtime_checkable
 class HoldsStreams(Protocol):
-    """A broker whose streams live in this process: a feed reads them directly instead of keeping a ring of its own."""
+    """A broker whose streams live in this process: feeds read them directly, and publishing never waits."""
 
     def stored(self, channel: str) -> Stored:
-        """The stream of `channel`."""
+        """The stream of `channel`, for as long as its epoch lasts."""
+        ...
+
+    def publish_now(self, channel: str, publication: Publication, options: StreamOptions) -> Published:
+        """`Broker.publish`, at once."""
         ...

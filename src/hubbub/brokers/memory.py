@@ -500,6 +500,10 @@ class MemoryBroker:
             self.exchange.leave(channel, self._events)
 
     async def publish(self, channel: str, publication: Publication, options: StreamOptions) -> Published:
+        """Keep (if so asked) and announce."""
+        return self.publish_now(channel, publication, options)
+
+    def publish_now(self, channel: str, publication: Publication, options: StreamOptions) -> Published:
         """Keep (if so asked) and announce. No await in here: see the top of this file."""
         if options.idempotency_key:
             return self.exchange.publish_once(channel, publication, options, self._now())

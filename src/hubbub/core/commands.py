@@ -28,7 +28,7 @@ from hubbub.errors import (
     ProtocolError,
     UnrecoverablePosition,
 )
-from hubbub.model import Credentials, Grant, Position
+from hubbub.model import Credentials, Grant, Position, Published
 from hubbub.protocol import messages as wire
 from hubbub.protocol.codec import Codec, info_message
 from hubbub.protocol.session import Session
@@ -184,9 +184,11 @@ async def unsubscribe(node: Node, client: Client, id: int, request: wire.Unsubsc
     return wire.UnsubscribeResult()
 
 
-async def publish(node: Node, client: Client, id: int, request: wire.PublishRequest) -> wire.PublishResult:
-    """Into a channel, with the publisher's identity."""
-    channel = _channel(request.channel)
+def publish(
+    node: Node, client: Client, id: int, request: wire.PublishRequest
+) -> wire.PublishResult | Coroutine[Any, Any, wire.PublishResult]:
+    """Into a channel, with the publisher's identity. No coroutine where there is nothing to wait for."""
+    channel = request.channel or _channel("")
     subscription = client.subscriptions.get(channel)
     if subscription is not None and subscription.may_publish:
         rules = subscription.channel.rules
@@ -194,11 +196,16 @@ async def publish(node: Node, client: Client, id: int, request: wire.PublishRequ
         rules = node.access.publish(client, channel, subscribed=subscription is not None)
         if subscription is not None:
             subscription.may_publish = True  # neither its user nor the rules change while it lasts
-    await node.publish(channel, _bytes(request.data), info=client.info_in(subscription), rules=rules)
-    return PUBLISHED
+    rest = node.begin_publish(channel, _bytes(request.data), rules, client.info_in(subscription))
+    return PUBLISHED if rest is None else _published(rest)
 
 
 PUBLISHED = wire.PublishResult()
+
+
+async def _published(rest: Coroutine[Any, Any, Published]) -> wire.PublishResult:
+    await rest
+    return PUBLISHED
 
 
 async def presence(node: Node, client: Client, id: int, request: wire.PresenceRequest) -> wire.PresenceResult:
@@ -263,7 +270,8 @@ async def sub_refresh(node: Node, client: Client, id: int, request: wire.SubRefr
     return wire.SubRefreshResult(ttl is not None, ttl or 0)
 
 
-Command = Callable[[Node, Any, int, Any], Coroutine[Any, Any, "wire.Result | None"]]
+Answer = wire.Result | None
+Command = Callable[[Node, Any, int, Any], Answer | Coroutine[Any, Any, Answer]]
 
 #: Every kind of request that a session lets through.
 COMMANDS: dict[str, Command] = {

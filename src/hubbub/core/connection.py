@@ -15,7 +15,8 @@ import random
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from types import CoroutineType
+from typing import Any, Protocol, cast
 
 from hubbub.core import commands, eager
 from hubbub.core.hub import LOST, Subscription
@@ -36,6 +37,9 @@ from hubbub.protocol.messages import Push, Result, UnsubscribePush
 from hubbub.protocol.session import Request, Session, State
 
 log = logging.getLogger(__name__)
+
+#: Looked at for every command.
+CONNECTED = State.CONNECTED
 
 #: Answers to the commands of one message that are written before the next one is run; one may have half a megabyte.
 ANSWERS_AT_ONCE = 4
@@ -148,7 +152,11 @@ class Connection:
             return
         if not requests:
             self._arm()  # a pong moves the deadline
-        self._take(requests)
+        if len(requests) == 1 and self._lanes is None and not self.is_paused and len(self.outbox) <= ANSWERS_AT_ONCE:
+            if self._runs_on(requests[0]):  # nearly always alone, and nearly never
+                self._dam()
+        else:
+            self._take(requests)
 
     def _take(self, requests: Sequence[Request]) -> None:
         """Run them in their turn, until the peer does not take the answers any more: then the rest waits."""
@@ -170,27 +178,24 @@ class Connection:
 
     def _runs_on(self, request: Request) -> bool:
         """Start a command. True if it goes on as a task; most end here. Nothing runs once the connection is closed."""
-        if self.is_closed or self._is_refused(request):
+        id, kind, body = request
+        if self.is_closed or (self.session.state is not CONNECTED and kind != "connect"):
+            # Nothing runs behind a connect that was refused, though it came in the same message. It is not even a
+            # reason to close: SDKs send connect and subscribe at once, and have to see the error (109: another token).
             return False
         try:
-            result, rest = eager.begin(commands.COMMANDS[request.kind](self._node, self, request.id, request.body))
+            result = commands.COMMANDS[kind](self._node, self, id, body)
+            if isinstance(result, CoroutineType):
+                result, rest = eager.begin(result)
+                if rest is not None:
+                    self._wait_for(request, rest)
+                    return True
         except Exception as error:
             self._failed(request, error)
             return False
-        if rest is not None:
-            self._wait_for(request, rest)
-            return True
         if result is not None:
-            self.reply(request.id, result)
+            self.raw(self.session.codec.reply(id, cast("Result", result)))
         return False
-
-    def _is_refused(self, request: Request) -> bool:
-        """Nothing runs behind a connect that was refused, though it came in the same message.
-
-        It is not even a reason to close: SDKs send connect and subscribe at once, and have to see the error (109: get
-        another token) before anything else.
-        """
-        return request.kind != "connect" and self.session.state is not State.CONNECTED
 
     def _wait_for(self, request: Request, rest: eager.Rest[Result | None]) -> None:
         """The command waits for something; from here on, lanes keep the order."""

@@ -6,6 +6,7 @@ Deltas and filters will be variants too: the hub asks for nothing but these four
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from hubbub.brokers.base import Notice
@@ -17,19 +18,22 @@ from hubbub.protocol.messages import JoinPush, LeavePush
 class Framing(Protocol):
     """How a transport wants its messages: ready-made frames, or text and bytes for a server that frames them."""
 
-    def frame(self, payload: bytes, *, binary: bool) -> Any:
-        """One transport message as the transport writes it."""
+    def framer(self, *, binary: bool) -> Callable[[bytes], Any]:
+        """What makes of one transport message what the transport writes."""
         ...
 
 
 class ClientVariant:
     """Implements the hub's Variant for clients."""
 
-    __slots__ = ("codec", "framing")
+    __slots__ = ("_body", "_push", "codec", "frame")
 
     def __init__(self, codec: Codec, framing: Framing) -> None:
         self.codec = codec
-        self.framing = framing
+        #: One encoded message, ready to be written.
+        self.frame: Callable[[bytes], Any] = framing.framer(binary=codec.binary)
+        self._body = codec.publication
+        self._push = codec.publication_push
 
     def prepare(self, channel: str) -> bytes:
         """The part of a push that is the same for all publications of `channel`."""
@@ -37,7 +41,7 @@ class ClientVariant:
 
     def encode(self, prepared: bytes, publication: Publication, epoch: str) -> bytes:
         """A publication push."""
-        return self.codec.publication_push(prepared, self.codec.publication(publication, epoch))
+        return self._push(prepared, self._body(publication, epoch))
 
     def notice(self, channel: str, notice: Notice) -> bytes:
         """A join or leave push."""
@@ -46,11 +50,7 @@ class ClientVariant:
 
     def pack(self, messages: list[bytes]) -> Any:
         """Several messages in one frame."""
-        return self.framing.frame(self.codec.join(messages), binary=self.codec.binary)
-
-    def frame(self, message: bytes) -> Any:
-        """One message in one frame."""
-        return self.framing.frame(message, binary=self.codec.binary)
+        return self.frame(messages[0] if len(messages) == 1 else self.codec.join(messages))
 
 
 class Variants:

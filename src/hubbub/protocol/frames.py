@@ -6,26 +6,25 @@ subscribers. Refuses to know: connections, and what stands in the payload.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 TEXT, BINARY = 0x81, 0x82  # FIN and the opcode
 
 
-def text_frame(payload: bytes) -> bytes:
-    """`payload` in one text frame."""
-    length = len(payload)
-    if length < 126:
-        return _SHORT_TEXT[length] + payload
-    return frame(payload, TEXT)
+def _framer(first_byte: int) -> Callable[[bytes], bytes]:
+    short = [bytes((first_byte, length)) for length in range(126)]
+
+    def frame(payload: bytes) -> bytes:
+        """`payload` in one frame."""
+        length = len(payload)
+        if length < 126:
+            return short[length] + payload
+        if length < 65536:
+            return bytes((first_byte, 126, length >> 8, length & 0xFF)) + payload
+        return bytes((first_byte, 127)) + length.to_bytes(8, "big") + payload
+
+    return frame
 
 
-#: Headers of the frames that most pushes and replies fit in.
-_SHORT_TEXT = [bytes((TEXT, length)) for length in range(126)]
-
-
-def frame(payload: bytes, first_byte: int) -> bytes:
-    """`payload` in one frame."""
-    length = len(payload)
-    if length < 126:
-        return bytes((first_byte, length)) + payload
-    if length < 65536:
-        return bytes((first_byte, 126, length >> 8, length & 0xFF)) + payload
-    return bytes((first_byte, 127)) + length.to_bytes(8, "big") + payload
+#: A payload in one text frame, and in one binary frame.
+text_frame, binary_frame = _framer(TEXT), _framer(BINARY)

@@ -39,12 +39,19 @@ class State(Enum):
     REFUSED = auto()
 
 
+_CONNECTED = State.CONNECTED
+
+
 class Request(NamedTuple):
     """A command that passed the rules: `kind` is its field name in the protocol."""
 
     id: int
     kind: str
     body: Message
+
+
+#: `Request(…)` runs a Python function that does only this, at twice the cost.
+_request = tuple.__new__
 
 
 class Session:
@@ -67,11 +74,11 @@ class Session:
             if body is None:
                 self._pong(command, now)
                 continue
-            if self.state is not State.CONNECTED or kind == "connect":
+            if self.state is not _CONNECTED or kind == "connect":
                 self._admit_unconnected(kind)
             if not command.id and kind != "send":
                 raise ProtocolError(f"{kind} without an id")
-            requests.append(Request(command.id, kind, body))
+            requests.append(_request(Request, (command.id, kind, body)))
         return requests
 
     def accepted(self, now: float, spread: float) -> None:

@@ -36,9 +36,9 @@ INTERNAL_ERROR = 1011
 class TextOrBytes:
     """The framing of ASGI: the server makes the frames, and wants text for text."""
 
-    def frame(self, payload: bytes, *, binary: bool) -> str | bytes:
+    def framer(self, *, binary: bool) -> Callable[[bytes], str | bytes]:
         """One message."""
-        return payload if binary else payload.decode()
+        return bytes if binary else bytes.decode
 
 
 class AsgiTransport:

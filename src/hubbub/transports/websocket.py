@@ -35,7 +35,7 @@ from picows.common import WSUpgradeResponseWithListener
 from picows.picows import WSCloseHandshake, WSProtocol  # type: ignore[attr-defined]  # the stubs leave it out
 
 from hubbub.protocol.codec import Codec
-from hubbub.protocol.frames import BINARY, TEXT, frame
+from hubbub.protocol.frames import binary_frame, text_frame
 from hubbub.transports.endpoint import Endpoint, goodbye, is_close_code
 from hubbub.transports.handshake import Codecs, Gate
 from hubbub.transports.upgrade import Refused, Upgrade, feed, uvicorns_own
@@ -59,9 +59,9 @@ _PING, _CLOSE = WSMsgType.PING, WSMsgType.CLOSE
 class Frames:
     """The framing of this door: whole frames, ready for the socket."""
 
-    def frame(self, payload: bytes, *, binary: bool) -> bytes:
+    def framer(self, *, binary: bool) -> Callable[[bytes], bytes]:
         """One message in one frame."""
-        return frame(payload, BINARY if binary else TEXT)
+        return binary_frame if binary else text_frame
 
 
 class Socket(WSListener):
@@ -163,8 +163,10 @@ class Socket(WSListener):
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """One frame, of any kind and in any order; most are whole messages."""
         kind = frame.msg_type
+        endpoint = self._endpoint
         if (
             self._is_closing
+            or endpoint is None
             or self._fragments is not None
             or not frame.fin
             or frame.rsv1
@@ -173,8 +175,13 @@ class Socket(WSListener):
             or (kind is not _TEXT and kind is not _BINARY)
         ):
             self._other(kind, frame)
+            return
+        message = frame.get_payload_as_bytes()
+        if kind is _BINARY or message.isascii() or _is_utf8(message):
+            self.is_binary = kind is _BINARY
+            endpoint.receive(message)
         else:
-            self._message(kind is _BINARY, frame.get_payload_as_bytes())
+            self._fail(WSCloseCode.INVALID_TEXT, "text that is not UTF-8")
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """The socket is gone."""
