@@ -39,7 +39,7 @@ from hubbub.transports.upgrade import Http
 from hubbub.transports.websocket import Socket, WebSocketDoor
 
 #: With its header, a small chat message.
-FRAME = frame(b"x" * 98, TEXT)
+FRAME = text_frame(b"x" * 98)
 
 #: About 700 bytes of headers, as a browser sends them.
 REQUEST = (

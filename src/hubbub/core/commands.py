@@ -192,6 +192,7 @@ def publish(
     subscription = client.subscriptions.get(channel)
     if subscription is not None and subscription.may_publish:
         rules = subscription.channel.rules
+        channel = subscription.channel.name  # the same string as in every table that is asked on the way
     else:
         rules = node.access.publish(client, channel, subscribed=subscription is not None)
         if subscription is not None:

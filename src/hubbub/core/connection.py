@@ -193,8 +193,8 @@ class Connection:
         except Exception as error:
             self._failed(request, error)
             return False
-        if result is not None:
-            self.raw(self.session.codec.reply(id, cast("Result", result)))
+        if result is not None and not self.is_closed:
+            self._node.hub.enqueue(self, self.variant.frame(self.variant.codec.reply(id, cast("Result", result))))
         return False
 
     def _wait_for(self, request: Request, rest: eager.Rest[Result | None]) -> None:

@@ -215,7 +215,8 @@ class Hub:
             if not audience.live:
                 continue
             if not audience.batch:
-                audience.start = publication.offset - 1 if publication.offset else channel.offset
+                if channel.feed is not None:
+                    audience.start = publication.offset - 1 if publication.offset else channel.offset
                 audience.size = 0
                 self._dirty[audience] = None
             audience.batch.append(audience.variant.encode(audience.prepared, publication, epoch))
