@@ -66,7 +66,7 @@ class Transport(Protocol):
         ...
 
     def pause_reading(self) -> None:
-        """Call `receive` no more, for now."""
+        """Call `receive` no more, for now; what has been read already may still come."""
         ...
 
     def resume_reading(self) -> None:
@@ -164,7 +164,7 @@ class Connection:
             if len(self.outbox) > ANSWERS_AT_ONCE:
                 self.flush()
             if self.is_paused:
-                self._held = requests[number:]
+                self._held = [*self._held, *requests[number:]]  # a door may bring more than one
                 break
             if self._lanes is None or self._lanes.enter(request):
                 self._run(request)

@@ -109,7 +109,7 @@ class Feeds:
             except BackendError as error:
                 raise self._unavailable("open_failed") from error
             if rest is not None:
-                tie.opening = self._tasks.spawn(rest, f"open {channel.name}")
+                tie.opening = self._tasks.spawn(rest, f"open {channel.name}", quiet=True)
         if tie.linger is not None:
             tie.linger.cancel()
             tie.linger = None
@@ -326,7 +326,8 @@ class Feeds:
             if tie.back is None:
                 tie.back_from = offset if tie.oldest is None else min(tie.oldest, offset)
                 tie.oldest = None
-                tie.back = self._tasks.spawn(self._read_for_many(tie, tie.back_from), f"read back {channel.name}")
+                work = self._read_for_many(tie, tie.back_from)
+                tie.back = self._tasks.spawn(work, f"read back {channel.name}", quiet=True)
             return await _within(tie.back, OPEN_TIMEOUT)
         except (TimeoutError, BackendError) as error:
             raise self._unavailable("read_back_failed") from error

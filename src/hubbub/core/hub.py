@@ -93,6 +93,7 @@ class Subscription:
         "chan_info",
         "channel",
         "expire_at",
+        "is_announced",
         "is_present",
         "is_server_side",
         "may_publish",
@@ -106,6 +107,7 @@ class Subscription:
         self.behind: int | None = ENTERING
         self.chan_info = b""
         self.expire_at = 0.0
+        self.is_announced = False
         self.is_present = False
         self.is_server_side = False
         self.may_publish = False

@@ -199,6 +199,8 @@ async def info(node: Node, request: Empty) -> InfoResult:
 async def disconnect(node: Node, request: Disconnect) -> Empty:
     """Close connections of a user; success also where there are none."""
     goodbye = request.disconnect or Disconnection()
+    if goodbye.code and not 3000 <= goodbye.code <= 4999:
+        raise BadRequest(f"disconnect.code = {goodbye.code}: expected 3000 to 4999")
     node.disconnect(request.user, request.client, code=goodbye.code, reason=goodbye.reason, whitelist=request.whitelist)
     return Empty()
 

@@ -118,6 +118,7 @@ class Doorkeeper:
 
     def entered(self, member: Member, subscription: Subscription) -> None:
         """The member has its answer: tell the others."""
+        subscription.is_announced = subscription.is_present
         self._notify(member, subscription, "join")
 
     def leave(self, subscriber: Subscriber, subscription: Subscription) -> None:
@@ -130,7 +131,8 @@ class Doorkeeper:
         if subscription.is_present:
             member: Member = subscriber  # type: ignore[assignment]  # only members are present
             self._tasks.begin(self._be_absent(channel, member.info_in(subscription)), "leave presence")
-            self._notify(member, subscription, "leave")
+            if subscription.is_announced:
+                self._notify(member, subscription, "leave")
 
     async def renew(self, channels: Iterable[Channel]) -> None:
         """Everybody who is here is still here. Liveness comes from connections, not from the moment of joining."""

@@ -26,12 +26,12 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._running)
 
-    def spawn(self, work: Awaitable[T], name: str) -> asyncio.Task[T]:
-        """Run `work`. A failure is logged here; whoever awaits the task sees it as well."""
+    def spawn(self, work: Awaitable[T], name: str, *, quiet: bool = False) -> asyncio.Task[T]:
+        """Run `work`. A failure is logged here, unless it is `quiet` because somebody always awaits it and tells."""
         coroutine = work if isinstance(work, Coroutine) else _await(work)
         task = asyncio.get_running_loop().create_task(coroutine, name=name)
         self._running.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._ended_quietly if quiet else self._ended)
         return task
 
     def begin(self, coroutine: Coroutine[Any, Any, object], name: str) -> None:
@@ -46,6 +46,11 @@ class Tasks:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+    def _ended_quietly(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

@@ -131,7 +131,7 @@ class Session:
         if not self._awaits_pong:
             raise ProtocolError("a pong without a ping")
         self._awaits_pong = False
-        self.deadline += self.timing.ping - self.timing.pong  # one interval after the ping
+        self.deadline = max(now, self.deadline + self.timing.ping - self.timing.pong)  # one interval after the ping
 
 
 def _request_of(command: Command) -> tuple[str, Message | None]:
