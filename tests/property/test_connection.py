@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tests.fakes import SECRET, Client, House, encode_command, open_access, varint
+from tests.fakes import SECRET, Client, House, open_access
 from tests.faults import UnreliableBroker
+from tests.wire import encode_command, varint
 
 from hubbub.auth import TokenVerifier, connection_token, subscription_token
 from hubbub.channels import ChannelRules

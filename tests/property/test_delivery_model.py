@@ -93,7 +93,6 @@ class Delivery(RuleBasedStateMachine):
         self.house = House(RULES, nodes=2, wrap=self.wrap, limits=Limits(write_budget=BUDGET))
         self.slots = [Slot(number) for number in range(SLOTS)]
         self.model: dict[tuple[str, str], list[int]] = {}  # by channel and epoch
-        self.restored: dict[str, list[int]] = {}
         self.signals: list[Signal] = []
         self.ephemeral: set[int] = set()
         self.number = 0
@@ -114,9 +113,7 @@ class Delivery(RuleBasedStateMachine):
         if position is None:
             self.ephemeral.add(number)
             return
-        life = self.model.get((channel, position.epoch))
-        if life is None:
-            life = self.model[channel, position.epoch] = self.restored.pop(channel, []).copy()
+        life = self.model.setdefault((channel, position.epoch), [])
         life.append(number)
         assert position.offset == len(life), "the source's own numbers"
 
@@ -150,10 +147,17 @@ class Delivery(RuleBasedStateMachine):
 
     # clients --------------------------------------------------------------------------------------------------------
 
-    @initialize(personal=st.booleans())
-    def somebody_is_there(self, personal: bool) -> None:
+    @initialize(
+        personal=st.booleans(), first=st.lists(channels, max_size=4), second=st.lists(channels, max_size=4), node=nodes
+    )
+    def some_are_there(self, personal: bool, first: list[str], second: list[str], node: int) -> None:
+        for channel in {*first, *second}:
+            self.send(channel, 2, node, 1)
         self.connect(0, 0, personal)
-        self.subscribe(0, "news:1")
+        self.connect(1, 1, False)
+        for slot, wanted in enumerate((first, second)):
+            for channel in wanted:
+                self.subscribe(slot, channel)
 
     @rule(slot=slots, node=nodes, personal=st.booleans())
     def connect(self, slot: int, node: int, personal: bool) -> None:
@@ -211,6 +215,29 @@ class Delivery(RuleBasedStateMachine):
         user.client.transport.goodbye = user.client.transport.goodbye or (0, "cut")
         user.client = None
 
+    @rule(slot=slots, node=nodes, channel=channels, count=st.integers(0, 6), seconds=st.sampled_from([0, 0, 7]))
+    def go_and_come_back(self, slot: int, node: int, channel: str, count: int, seconds: float) -> None:
+        """What a reload or a tunnel does: gone, something is published, and back with its positions, all at once."""
+        user = self.slots[slot]
+        self.cut(slot)
+        self.house.pass_time(seconds)
+        self.rest()
+        self.send(channel, count, 1 - node, 1)
+        self.rest()
+        self.connect(slot, node, user.is_personal)
+        for wanted in sorted(user.wanted | {channel}):
+            self.subscribe(slot, wanted)
+
+    @rule(slot=slots, channel=channels, counts=st.lists(st.integers(1, 8), min_size=2, max_size=4))
+    def read_slowly(self, slot: int, channel: str, counts: list[int]) -> None:
+        """It stops, much is published, and it takes up to where that began."""
+        self.connect(slot, slot % 2, self.slots[slot].is_personal)
+        self.subscribe(slot, channel)
+        self.kernel(slot, 0)
+        for count in counts:
+            self.send(channel, count, 0, 60)
+            self.rest()
+
     @rule(slot=slots)
     def take_nothing(self, slot: int) -> None:
         self.kernel(slot, 0)
@@ -248,7 +275,6 @@ class Delivery(RuleBasedStateMachine):
     def forget(self, channel: str) -> None:
         """Another life begins."""
         self.house.exchange.forget(channel)
-        self.restored.pop(channel, None)
         self.rest()
 
     @rule(channel=kept, lost=st.integers(0, 3))
@@ -258,12 +284,12 @@ class Delivery(RuleBasedStateMachine):
         top = max(0, old.top - lost)
         items = [item for item in old.items if item.offset <= top]
         first = min(old.first, top + 1)
-        life = self.model.get((channel, old.epoch), self.restored.get(channel, []))[:top]
+        life = self.model.get((channel, old.epoch), [])[:top]
         self.house.exchange.forget(channel)
         new = self.stream(channel)
         new.items, new.top, new.expires = items, top, old.expires
         new.first = first
-        self.restored[channel] = life
+        self.model[channel, new.epoch] = life
         self.rest()
 
     # time -----------------------------------------------------------------------------------------------------------
@@ -429,7 +455,7 @@ class Delivery(RuleBasedStateMachine):
         if is_in and user.client.is_subscribed.get(channel) and channel not in CHANNELS[3:]:
             assert Position(epoch, offset) == self.stream(channel).head, f"not at the end: {log}"
             if channel.startswith("last") and self.stream(channel).items:
-                newest = self.model.get((channel, epoch), self.restored.get(channel, []))[-1]
+                newest = self.model[channel, epoch][-1]
                 assert any(entry.kind == "pub" and entry.data[0] == newest for entry in log), "the newest is missing"
 
 
@@ -455,6 +481,27 @@ class UnreliableDelivery(Delivery):
         if place is not None:
             self.house.call(lambda: act(self.broker(node), place))
             self.rest()
+
+    @rule(node=nodes, channel=kept, fates=st.lists(st.sampled_from(["lost", "late", "twice", "now"]), max_size=6))
+    def publish_badly(self, node: int, channel: str, fates: list[str]) -> None:
+        """Each announcement meets its own fate on this node; what is late comes after the others."""
+        broker = self.broker(node)
+        was, broker.is_direct = broker.is_direct, False
+        before = len(broker.pending)
+        self.send(channel, len(fates), 1 - node, 1)
+        for fate in fates:
+            if before >= len(broker.pending):  # nobody listens here
+                break
+            if fate == "late":
+                broker.move(before, len(broker.pending) - 1)
+            elif fate == "lost":
+                broker.drop(before)
+            else:
+                if fate == "twice":
+                    self.house.call(lambda: broker.repeat(before))
+                self.house.call(lambda: broker.deliver(before))
+        broker.is_direct = was
+        self.rest()
 
     @rule(node=nodes, index=indexes)
     def deliver(self, node: int, index: int) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from tests.fakes import JSON, PROTOBUF, encode_command
+from tests.fakes import JSON, PROTOBUF
+from tests.wire import encode_command
 
 from hubbub.errors import Disconnect, DisconnectCode, ProtocolError
 from hubbub.protocol.messages import REQUEST_FIELDS
