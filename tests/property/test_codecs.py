@@ -26,10 +26,14 @@ from hubbub.protocol.codec import JsonCodec
 from hubbub.protocol.messages import (
     PUSH_FIELDS,
     RESULT_FIELDS,
+    ClientInfoMessage,
     Command,
+    HistoryResult,
     Int32,
     Int64,
     Payload,
+    PresenceResult,
+    PresenceStatsResult,
     UInt32,
     UInt64,
 )
@@ -387,7 +391,9 @@ def test_official_runtime_reads_publications(channel: str, kept: Any) -> None:
 
 
 def as_json(value: Any) -> Any:
-    """What `json.loads` makes of a struct: zero values are missing, save where a field has no default."""
+    """What `json.loads` makes of a struct: zero values are missing, save where a field has no default, and in the messages
+    whose zeros upstream writes.
+    """
     if isinstance(value, Raw):
         return json.loads(bytes(value))
     if isinstance(value, dict):
@@ -397,7 +403,15 @@ def as_json(value: Any) -> Any:
     if not isinstance(value, Struct):
         return value
     found = {info.name: (getattr(value, info.name), info.required) for info in structs.fields(value)}
-    return {name: as_json(v) for name, (v, required) in found.items() if required or is_given(v)}
+    says_zeros = type(value) in SAY_ZEROS
+    return {
+        name: as_json(v)
+        for name, (v, required) in found.items()
+        if required or is_given(v) or (says_zeros and v is not UNSET)
+    }
+
+
+SAY_ZEROS = {ClientInfoMessage, PresenceResult, PresenceStatsResult, HistoryResult}
 
 
 def is_given(value: Any) -> bool:
@@ -410,7 +424,6 @@ def publication_as_json(publication: Publication, epoch: str) -> dict[str, Any]:
         info = publication.info
         found["info"] = {"user": info.user, "client": info.client}
         found["info"] |= {key: json.loads(v) for key in ("conn_info", "chan_info") if (v := getattr(info, key))}
-        found["info"] = {key: v for key, v in found["info"].items() if v != "" or key.endswith("_info")}
     rest = {"offset": publication.offset, "tags": publication.tags, "epoch": epoch}
     return found | {key: value for key, value in rest.items() if value}
 
@@ -511,6 +524,6 @@ def test_empty_results_are_there(codec: AnyCodec) -> None:
     for shape, name in RESULT_FIELDS.items():
         reply = codec.reply(1, shape())  # type: ignore[arg-type]
         if codec is text_codec:
-            assert json.loads(reply) == {"id": 1, name: {}}
+            assert json.loads(reply) == {"id": 1, name: as_json(shape())}
         else:
             assert names(replies(reply)[0]) == {"id", name}
