@@ -169,6 +169,12 @@ class FakeTransport:
         self._kernel = room
         self._push()
 
+    def stop(self) -> None:
+        """Be full at once, as the event loop says at the end of a turn; it resumes when it is empty."""
+        if not self._is_paused and self.goodbye is None and self.endpoint is not None:
+            self._is_paused = True
+            self.endpoint.paused()
+
     def receive(self, message: bytes) -> None:
         """The peer sends."""
         self.waiting.append(message)

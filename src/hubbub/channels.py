@@ -131,7 +131,9 @@ class Namespaces:
         if not 0 < len(channel) <= MAX_CHANNEL_LENGTH or _CONTROL.search(channel):
             raise BadRequest(_what_is_wrong(channel))
         if rules is None:
-            raise UnknownChannel
+            raise UnknownChannel(
+                f"unknown channel: namespace {namespace!r} is not declared; add [channels.{namespace}]"
+            )
         return rules
 
     def __iter__(self) -> Iterator[tuple[str, ChannelRules]]:

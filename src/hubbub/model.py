@@ -51,6 +51,14 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
         return Publication(self.data, offset, self.info, self.tags, self.binary)
 
     @property
+    def payload_size(self) -> int:
+        """Bytes that it takes in a frame, roughly."""
+        size = len(self.data)
+        if self.info is not None:
+            size += len(self.info.conn_info) + len(self.info.chan_info)
+        return size
+
+    @property
     def size(self) -> int:
         """Bytes that keeping it costs, roughly: the payload, its info, and the objects around them."""
         size = 160 + len(self.data)

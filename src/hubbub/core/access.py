@@ -46,7 +46,7 @@ class Access:
                 DisconnectCode.BAD_REQUEST,
                 detail="no token; auth.anonymous = true would let such clients in, with what the rules allow anyone",
             )
-        if credentials.expire_at and credentials.expire_at <= time and not self.insecure:
+        if self._is_past(credentials.expire_at, time):
             raise Expired
         return self._completed(credentials)
 
@@ -56,18 +56,23 @@ class Access:
             credentials = self._verified(token, time)
         except TokenExpired:
             raise Disconnect(DisconnectCode.CONNECTION_EXPIRED) from None
+        if self._is_past(credentials.expire_at, time):
+            raise Disconnect(DisconnectCode.CONNECTION_EXPIRED)
         if credentials.user != caller.user:
             raise Disconnect(DisconnectCode.INVALID_TOKEN, detail="the refreshed token is another user's")
         return self._completed(credentials)
 
     def subscribe(self, caller: Caller, channel: str, token: str, time: float) -> Grant:
-        """The right to subscribe. Raises PermissionDenied (103), TokenExpired (109), or Disconnect 3500."""
+        """The right to subscribe. Raises PermissionDenied (103), TokenExpired (109), Expired (110), Disconnect 3500."""
         rules = self.namespaces.resolve(channel)
         if token:
             try:
-                return self._grant(caller, channel, token, time)
+                grant = self._grant(caller, channel, token, time)
             except TokenInvalid as error:
                 raise PermissionDenied from error
+            if self._is_past(grant.expire_at, time):
+                raise Expired
+            return grant
         owner = self.personal.owner(channel)
         allowed = rules.may_subscribe(channel, caller.user) if owner is None else owner == caller.user
         if not allowed and not self.insecure:
@@ -77,11 +82,14 @@ class Access:
     def sub_refresh(self, caller: Caller, channel: str, token: str, time: float) -> Grant:
         """The same subscription, for longer. Raises Disconnect 3500 (invalid) or 3006 (expired)."""
         try:
-            return self._grant(caller, channel, token, time)
+            grant = self._grant(caller, channel, token, time)
         except TokenExpired:
             raise Disconnect(DisconnectCode.SUBSCRIPTION_EXPIRED) from None
         except TokenInvalid as error:
             raise Disconnect(DisconnectCode.INVALID_TOKEN, detail=str(error)) from None
+        if self._is_past(grant.expire_at, time):
+            raise Disconnect(DisconnectCode.SUBSCRIPTION_EXPIRED)
+        return grant
 
     def publish(self, caller: Caller, channel: str, *, subscribed: bool) -> ChannelRules:
         """The rules to publish under. Raises PermissionDenied (103)."""
@@ -101,6 +109,9 @@ class Access:
     def ttl(self, expire_at: float, time: float) -> int | None:
         """Seconds that are left, for the client to refresh in time; None for ever. In insecure mode nothing expires."""
         return max(1, int(expire_at - time)) if expire_at and not self.insecure else None
+
+    def _is_past(self, expire_at: float, time: float) -> bool:
+        return 0 < expire_at <= time and not self.insecure
 
     def _require(self, allowed: bool) -> None:
         if not allowed and not self.insecure:

@@ -236,12 +236,14 @@ async def history(node: Node, client: Client, id: int, request: wire.HistoryRequ
 
 async def rpc(node: Node, client: Client, id: int, request: wire.RPCRequest) -> wire.RPCResult:
     """A method of the application."""
-    return wire.RPCResult(_payload(await node.handlers.rpc(client, request.method, _bytes(request.data))))
+    call = node.handlers.rpc(client, request.method, _bytes(request.data))
+    # In a task: the application's code may use what needs a current one, such as asyncio.timeout.
+    return wire.RPCResult(_payload(await node.tasks.spawn(call, f"rpc {request.method}", quiet=True)))
 
 
 async def send(node: Node, client: Client, id: int, request: wire.SendRequest) -> None:
     """Data for the application, without an answer."""
-    await node.handlers.send(client, _bytes(request.data))
+    await node.tasks.spawn(node.handlers.send(client, _bytes(request.data)), "send", quiet=True)
 
 
 async def refresh(node: Node, client: Client, id: int, request: wire.RefreshRequest) -> wire.RefreshResult:

@@ -159,17 +159,23 @@ class Connection:
             self._take(requests)
 
     def _take(self, requests: Sequence[Request]) -> None:
-        """Run them in their turn, until the peer does not take the answers any more: then the rest waits."""
+        """Run them in their turn, as many as may be under way or answered unread; the rest waits."""
+        if self._held:
+            self._held = [*self._held, *requests]  # a door may bring more after it was told to stop
+            return
         for number, request in enumerate(requests):
             if len(self.outbox) > ANSWERS_AT_ONCE:
                 self.flush()
-            if self.is_paused:
-                self._held = [*self._held, *requests[number:]]  # a door may bring more than one
+            if self.is_paused or (self._lanes is not None and self._lanes.is_full):
+                self._held = requests[number:]
                 break
             if self._lanes is None or self._lanes.enter(request):
                 self._run(request)
-        if self._lanes is not None or self.is_paused:
-            self._dam()
+        self._dam()
+
+    def _take_held(self) -> None:
+        held, self._held = self._held, ()
+        self._take(held)
 
     def _run(self, request: Request) -> None:
         """Start a command that has its lane, if there are lanes."""
@@ -213,6 +219,8 @@ class Connection:
             self._failed(request, error)
         finally:
             self._left(request)
+            if self._held and not self.is_paused:
+                self._take_held()
             self._dam()
 
     def _left(self, request: Request) -> None:
@@ -229,7 +237,7 @@ class Connection:
 
     def _dam(self) -> None:
         """Stop reading while too many commands wait, or while the peer does not take what we have for it."""
-        should_stop = self.is_paused or (self._lanes is not None and self._lanes.is_full)
+        should_stop = self.is_paused or bool(self._held) or (self._lanes is not None and self._lanes.is_full)
         if should_stop != self._dammed and not self.is_closed:
             self._dammed = should_stop
             if should_stop:
@@ -310,9 +318,7 @@ class Connection:
             return
         self.is_paused = False
         self._stalled = None
-        held, self._held = self._held, ()
-        self._take(held)
-        self._dam()
+        self._take_held()
         self._node.pump.run(self)
 
     def lost(self, subscription: Subscription) -> None:

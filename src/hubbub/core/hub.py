@@ -160,6 +160,7 @@ class Hub:
         self._noticed: dict[Channel, None] = {}
         self._touched: deque[Subscriber] = deque()
         self._writing: deque[Subscriber] = deque()
+        self._broken: list[Audience] = []  # their subscribers miss something, and are to be told
         self._is_scheduled = False
 
     # who listens ----------------------------------------------------------------------------------------------------
@@ -192,7 +193,8 @@ class Hub:
         audience = channel.audiences[subscription.subscriber.variant]
         audience.live.pop(subscription.subscriber, None)
         subscription.behind = audience.start if audience.batch else channel.offset
-        self.skipped += len(audience.batch)
+        if channel.feed is None:
+            self.skipped += len(audience.batch)
 
     def leave(self, subscription: Subscription) -> bool:
         """The subscription is over. True if it was the last one of its channel."""
@@ -212,19 +214,29 @@ class Hub:
     # what they get --------------------------------------------------------------------------------------------------
 
     def broadcast(self, channel: Channel, publication: Publication, epoch: str = "") -> None:
-        """One publication to every live subscriber, at the end of this loop turn. Never waits."""
+        """One publication to every live subscriber, at the end of this loop turn. Never waits, never raises."""
+        reached = 0
         for audience in channel.audiences.values():
             if not audience.live:
+                continue
+            try:
+                message = audience.variant.encode(audience.prepared, publication, epoch)
+            except Exception:
+                log.exception("a publication in channel %r cannot be encoded", channel.name)
+                self._broken.append(audience)
                 continue
             if not audience.batch:
                 if channel.feed is not None:
                     audience.start = publication.offset - 1 if publication.offset else channel.offset
                 audience.size = 0
                 self._dirty[audience] = None
-            audience.batch.append(audience.variant.encode(audience.prepared, publication, epoch))
-            audience.size += len(publication.data)
+            reached += len(audience.live)
+            audience.batch.append(message)
+            audience.size += publication.payload_size
             if audience.size > MAX_BATCH:
                 self._close(audience)
+        if not publication.offset:
+            self.skipped += len(channel.subscriptions) - reached  # who is behind will not be given it later
         if not self._is_scheduled:
             self._wake()
 
@@ -262,6 +274,9 @@ class Hub:
             self._close(audience)
         if self._noticed:
             self._flush_notices()
+        while self._broken:
+            for subscriber in list(self._broken.pop().live):
+                subscriber.failed()
         # What is touched while this is written belongs to the next flush, or a busy loop would never reach the batches.
         # Who is still to be written has a full outbox, so it is not touched again, and its order holds.
         self._writing, self._touched = self._touched, self._writing
@@ -273,7 +288,12 @@ class Hub:
         messages, audience.batch = audience.batch, []
         if not messages or not audience.live:
             return
-        buffer = audience.variant.pack(messages)
+        try:
+            buffer = audience.variant.pack(messages)
+        except Exception:
+            log.exception("a batch cannot be packed")
+            self._broken.append(audience)
+            return
         self.delivered += len(messages) * len(audience.live)
         touch = self._touched.append
         for subscriber in audience.live:
@@ -288,6 +308,8 @@ class Hub:
         noticed, self._noticed = self._noticed, {}
         for channel in noticed:
             notices, channel.noticed = channel.noticed, []
+            if not notices:  # who came has left again
+                continue
             buffers: dict[Variant, Any] = {}
             for subscriber, subscription in channel.subscriptions.items():
                 if not subscription.wants_notices or subscription.behind is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,13 +17,15 @@ from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from hubbub.brokers.base import StreamOptions
 from hubbub.core.node import Node
-from hubbub.errors import BadRequest, ReplyError
+from hubbub.errors import BackendError, BadRequest, InternalError, ReplyError
 from hubbub.model import Position, Published
 from hubbub.protocol.codec import JsonCodec, info_message
 from hubbub.protocol.messages import ClientInfoMessage, StreamPosition
 from hubbub.version import VERSION
 
 _codec = JsonCodec()
+
+log = logging.getLogger(__name__)
 
 
 class Empty(Struct):
@@ -161,6 +164,9 @@ async def broadcast(node: Node, request: Broadcast) -> BroadcastResult:
             responses.append({"result": _published(await _publish(node, channel, request))})
         except ReplyError as error:
             responses.append({"error": error_body(error)})
+        except BackendError:
+            log.exception("broadcast into %s failed", channel)
+            responses.append({"error": error_body(InternalError())})
     return BroadcastResult(responses)
 
 

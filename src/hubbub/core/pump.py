@@ -48,7 +48,7 @@ def page_of(publications: Sequence[Publication]) -> list[Publication]:
     size = 0
     page: list[Publication] = []
     for publication in islice(publications, PAGE_ITEMS):
-        size += len(publication.data)
+        size += publication.payload_size
         if page and size > PAGE_BYTES:
             break
         page.append(publication)
