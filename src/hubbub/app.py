@@ -24,7 +24,7 @@ from hubbub.channels import Namespaces, PersonalChannels
 from hubbub.clock import Clock, SystemClock, TimerWheel
 from hubbub.core.access import Access
 from hubbub.core.connection import Connection, Transport
-from hubbub.core.node import Limits, Node
+from hubbub.core.node import HISTORY_LIMIT, Limits, Node
 from hubbub.core.reader import ChannelReader
 from hubbub.errors import HubbubError
 from hubbub.model import ClientInfo, Position, PresenceStats, Published
@@ -43,6 +43,9 @@ WEBSOCKET_PATH = "/connection/websocket"
 #: Bytes that a frame may hold besides twice the largest payload: room for the rest of a command, so that a payload
 #: slightly too large gets its error and not a close.
 ENVELOPE = 4096
+
+#: Bytes of one subscribe command, with a long name and a long token.
+SUBSCRIBE_BYTES = 2048
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -73,8 +76,10 @@ class Subscription:
         self._reader = ChannelReader(node, channel)
         self._start = (since, history)
         self._epoch = ""
+        self._is_open = False
 
     async def __aenter__(self) -> Self:
+        self._is_open = True
         position = await self._reader.open(*self._start)
         self._epoch = position.epoch if position is not None else ""
         return self
@@ -88,9 +93,12 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Publication:
-        if self._reader.is_closed:
+        if not self._is_open:
             raise HubbubError("this subscription is not open: use `async with hub.subscribe(...) as subscription`")
-        return _decoded(self.channel, await self._reader.next(), self._epoch)
+        publication = await self._reader.next()
+        if publication is None:
+            raise StopAsyncIteration
+        return _decoded(self.channel, publication, self._epoch)
 
 
 class Hubbub:
@@ -121,9 +129,9 @@ class Hubbub:
 
     async def start(self) -> None:
         """Begin. Every start needs its stop; the last stop ends it."""
-        self._starts += 1
-        if self._starts == 1:
+        if not self._starts:
             await self.node.start()
+        self._starts += 1
 
     async def stop(self) -> None:
         """Send every client away with a code that it comes back from, and let go of everything."""
@@ -174,8 +182,14 @@ class Hubbub:
     def subscribe(self, channel: str, *, history: int = 0, since: Position | None = None) -> Subscription:
         """Listen to `channel`, after its last `history` publications or after the position `since`, without a hole.
 
-        A reader that is slow is caught up from memory; one that lost its place for good gets PositionLost.
+        At most 300 of `history`, and not together with `since`. A reader that is slow is caught up from memory; one that
+        lost its place for good gets PositionLost. It ends when the hub stops.
         """
+        if history and since is not None:
+            raise ValueError("give history or since: both say where to begin")
+        if history > HISTORY_LIMIT:
+            raise ValueError(f"history = {history}: at most {HISTORY_LIMIT}; read the rest with history()")
+        self._require_start()
         return Subscription(self.node, channel, since=since, history=history)
 
     async def history(
@@ -196,13 +210,23 @@ class Hubbub:
     # doors ----------------------------------------------------------------------------------------------------------
 
     def connect(self, transport: Transport, codec: Codec) -> Connection:
-        """A new client behind `transport`; doors call this."""
+        """A new client behind `transport`; doors call this. Raises HubbubError before the start."""
+        self._require_start()
         return Connection(self.node, transport, codec=codec)
 
     @property
     def max_message(self) -> int:
-        """Bytes of one incoming message."""
-        return max(65536, 2 * self.node.namespaces.max_bytes + ENVELOPE)
+        """Bytes of one incoming message: a payload that is too large for any channel, or all subscribes of a returning
+        client with their tokens, which SDKs send at once.
+        """
+        subscribes = self.settings.client.max_channels * SUBSCRIBE_BYTES
+        return max(65536, 2 * self.node.namespaces.max_bytes + ENVELOPE, subscribes)
+
+    def _require_start(self) -> None:
+        if not self.node.is_running:
+            raise HubbubError(
+                "the hub is not started: use `async with hub`, or its lifespan: FastAPI(lifespan=hub.lifespan)"
+            )
 
     def asgi(self, fallback: ASGIApp | None = None) -> ASGIApp:
         """An ASGI application with the client endpoint, the HTTP API and the health pages; mount it or serve it."""

@@ -23,6 +23,9 @@ DataFormat = Literal["json", "text", "binary"]
 #: Levels of arrays and objects. Far above what people send, far below what makes a recursive parser in a client fail.
 MAX_DEPTH = 128
 
+#: Tags of one publication, and their bytes.
+MAX_TAGS, MAX_TAG_BYTES = 64, 4096
+
 _decode = msgspec.json.decode
 
 
@@ -42,6 +45,18 @@ def admit(data: bytes, format: DataFormat, max_bytes: int) -> bytes:
         except UnicodeDecodeError:
             raise BadRequest("payload is not valid UTF-8, and this channel carries text") from None
     return data
+
+
+def admit_tags(tags: dict[str, str]) -> None:
+    """Tags travel beside the payload: text to text, MAX_TAGS of them, MAX_TAG_BYTES in all. Raises BadRequest."""
+    if len(tags) > MAX_TAGS:
+        raise BadRequest(f"{len(tags)} tags are over the limit of {MAX_TAGS}")
+    try:
+        size = sum(len(key.encode()) + len(value.encode()) for key, value in tags.items())
+    except (AttributeError, UnicodeEncodeError):
+        raise BadRequest("tags are text to text, and valid Unicode") from None
+    if size > MAX_TAG_BYTES:
+        raise BadRequest(f"tags of {size} bytes are over the limit of {MAX_TAG_BYTES}")
 
 
 def json_value(data: bytes) -> bytes:

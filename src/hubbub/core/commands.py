@@ -103,9 +103,11 @@ async def _enter_server_side(
         for channel, personal in credentials.subs.items():
             asked = positions.get(channel, wire.SubscribeRequest())
             rules = node.namespaces.resolve(channel)
-            subscription = await node.doorkeeper.enter(client, channel, rules, chan_info=personal.info)
+            subscription = node.doorkeeper.reserve(client, channel, rules)
             subscription.is_server_side = True
+            subscription.chan_info = personal.info
             client.subscriptions[channel] = subscription
+            await node.doorkeeper.enter(client, subscription)
             _stop_if_gone(client, subscription)
             subscription.wants_notices = rules.join_leave == "always"
             entries[channel] = await node.doorkeeper.begin(subscription, _since(asked))
@@ -130,9 +132,11 @@ async def subscribe(node: Node, client: Client, id: int, request: wire.Subscribe
     if len(client.subscriptions) >= node.limits.max_channels:
         raise LimitExceeded
     grant = node.access.subscribe(client, channel, request.token, node.clock.time())
-    subscription = await node.doorkeeper.enter(client, channel, rules, chan_info=grant.info)
+    subscription = node.doorkeeper.reserve(client, channel, rules)
+    subscription.chan_info = grant.info
     client.subscriptions[channel] = subscription
     try:
+        await node.doorkeeper.enter(client, subscription)
         _stop_if_gone(client, subscription)
         entry = await node.doorkeeper.begin(subscription, _since(request))
         _stop_if_gone(client, subscription)

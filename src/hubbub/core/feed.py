@@ -78,11 +78,11 @@ class Feed:
     #: Reads that may leave the same hole open before what lies beyond the head is taken for forged.
     HOLE_READS = 2
 
-    def __init__(self, stored: Stored, *, skips: bool = False) -> None:
+    def __init__(self, stored: Stored, *, skips: bool = False, counts: dict[str, int] | None = None) -> None:
         self.position: Position | None = None
         self.stored = stored
         self.skips = skips
-        self.counts: dict[str, int] = {}
+        self.counts = {} if counts is None else counts  # what was dropped, shared by all feeds of a node
         self._ring = stored if isinstance(stored, Ring) else None
         self._pending: dict[int, Publication] = {}
         self._foreign: dict[tuple[str, int], Publication] = {}

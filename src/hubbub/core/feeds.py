@@ -86,16 +86,31 @@ class Feeds:
         self._grace = grace
         self._check = check
         self._ties: dict[str, Tie] = {}
-        self._rings = RingPool()
+        self.rings = RingPool()
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._heads_wanted: dict[str, None] = {}
         self._is_asking_heads = False
+        self._silence: Timer | None = None
         self._local = broker if isinstance(broker, HoldsStreams) else None
 
     def start(self) -> None:
         """Begin to watch for silence. A broker in this process loses nothing, and is not asked."""
         if self._local is None:
-            self._timers.after(self._check, self._check_silent)
+            self._silence = self._timers.after(self._check, self._check_silent)
+
+    def stop(self) -> None:
+        """Forget all channels: the broker does too, and who starts again begins anew."""
+        for tie in self._ties.values():
+            for timer in (tie.linger, tie.patience, tie.retry):
+                if timer is not None:
+                    timer.cancel()
+            self._forget_ring(tie.channel)
+        self._ties.clear()
+        self._heads_wanted.clear()
+        self.hub.channels.clear()
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
 
     # opening and closing --------------------------------------------------------------------------------------------
 
@@ -123,8 +138,8 @@ class Feeds:
         channel = tie.channel
         try:
             if channel.rules.has_memory:
-                stored = Ring(self._rings) if self._local is None else self._local.stored(channel.name)
-                channel.feed = Feed(stored, skips=channel.rules.delivery == "latest")
+                stored = Ring(self.rings) if self._local is None else self._local.stored(channel.name)
+                channel.feed = Feed(stored, skips=channel.rules.delivery == "latest", counts=self.counts)
             await self.broker.subscribe(channel.name)
             if channel.feed is not None:
                 heads = await self.broker.heads([channel.name])
@@ -142,7 +157,9 @@ class Feeds:
         """Nobody listens any more; end it after the grace, unless somebody comes back."""
         tie = self._ties.get(channel.name)
         if tie is not None and tie.linger is None:
-            tie.linger = self._timers.after(self._grace, lambda: self._end(tie))
+            # Where nothing was ever published a page reload finds nothing either, and names are cheap to invent.
+            grace = self._grace if channel.offset else 0.0
+            tie.linger = self._timers.after(grace, lambda: self._end(tie))
 
     def _end(self, tie: Tie) -> None:
         channel = tie.channel
@@ -154,9 +171,13 @@ class Feeds:
             return
         del self._ties[channel.name]
         self.hub.channels.pop(channel.name, None)
+        self._forget_ring(channel)
+        self._unsubscribe(channel.name)
+
+    def _forget_ring(self, channel: Channel) -> None:
+        """Give back what it takes of the node's budget."""
         if channel.feed is not None and isinstance(channel.feed.stored, Ring):
             channel.feed.stored.clear()
-        self._unsubscribe(channel.name)
 
     def _unsubscribe(self, channel: str) -> None:
         self._tasks.begin(self.broker.unsubscribe(channel), f"unsubscribe {channel}")
@@ -286,7 +307,7 @@ class Feeds:
             if not tie.heard and tie.channel.feed is not None:
                 self._ask(tie, "head")
             tie.heard = False
-        self._timers.after(self._check, self._check_silent)
+        self._silence = self._timers.after(self._check, self._check_silent)
 
     # for those who return -------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from fnmatch import translate as glob_to_regex
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -33,7 +33,7 @@ from hubbub.core.tasks import Tasks
 from hubbub.core.variants import Variants
 from hubbub.errors import BadRequest, DisconnectCode, NotAvailable, UnrecoverablePosition, UnsubscribeCode
 from hubbub.model import ClientInfo, Position, PresenceStats, Publication, Published
-from hubbub.payload import admit
+from hubbub.payload import admit, admit_tags
 from hubbub.presence.base import Presence
 from hubbub.protocol.session import Timing
 
@@ -58,6 +58,23 @@ class Limits(msgspec.Struct, frozen=True):
     expired_grace: float = 25.0
     max_channels: int = 128
     write_budget: int = 1 << 20
+
+
+class Closing(Protocol):
+    """Something that ends with the node."""
+
+    def close(self) -> None:
+        """End. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A part that counts what it had to give up."""
+
+    def counts(self) -> dict[str, int]:
+        """By name."""
+        ...
 
 
 class NodeInfo(msgspec.Struct):
@@ -102,6 +119,7 @@ class Node:
         self.tasks = Tasks()
         self.variants = Variants()
         self.registry = Registry()
+        self.readers: dict[Closing, None] = {}  # back-end code that listens, to be told of the end
         self.hub = Hub(self._schedule)
         self.feeds = Feeds(self.hub, broker, timers=self.timers, tasks=self.tasks, on_broken=self._broken)
         self.pump = Pump(self.hub, self.feeds, tasks=self.tasks, schedule=self._schedule, later=self.timers.after)
@@ -134,7 +152,10 @@ class Node:
         self.is_running = False
         for connection in list(self.registry.all.values()):
             connection.close(DisconnectCode.SHUTDOWN)
+        for reader in list(self.readers):
+            reader.close()
         await self.tasks.stop()
+        self.feeds.stop()
         await self.broker.stop()
         await self.presence_store.stop()
         self.timers.on_earlier = None
@@ -160,7 +181,11 @@ class Node:
         affair. `ephemeral`: no offset, not kept. Raises UnknownChannel (102), BadRequest (107), BackendError.
         """
         rules = rules or self.namespaces.resolve(channel)
-        publication = Publication(admit(data, rules.data, rules.max_bytes), 0, info, tags, rules.data == "binary")
+        if tags:
+            admit_tags(tags)
+        publication = Publication(
+            admit(data, rules.data, rules.max_bytes), 0, info, tags or None, rules.data == "binary"
+        )
         return await self.broker.publish(channel, publication, _stream_options(rules, options, ephemeral=ephemeral))
 
     def begin_publish(
@@ -241,7 +266,14 @@ class Node:
     def info(self, version: str) -> NodeInfo:
         """What this node says about itself."""
         counts = dict(self.observer.counts) | self.feeds.counts
-        counts |= {"delivered": self.hub.delivered, "skipped": self.hub.skipped}
+        counts |= {
+            "delivered": self.hub.delivered,
+            "skipped": self.hub.skipped,
+            "notices_dropped": self.hub.notices_dropped,
+            "rings_evicted": self.feeds.rings.evicted,
+        }
+        if isinstance(self.broker, Counted):
+            counts |= self.broker.counts()
         return NodeInfo(
             uid=self.id,
             name=f"hubbub_{self.id[:8]}",

@@ -78,11 +78,16 @@ class ChannelReader:
         rules = node.namespaces.resolve(self._name)
         if history:
             since = await self._before_last(history)
-        subscription = self._subscription = await node.doorkeeper.hear(self, self._name, rules)
-        entry = await node.doorkeeper.begin(subscription, since)
-        if entry.recovered is False:
+        subscription = self._subscription = node.doorkeeper.reserve(self, self._name, rules)
+        node.readers[self] = None
+        try:
+            await node.doorkeeper.hear(subscription)
+            entry = await node.doorkeeper.begin(subscription, since)
+            if entry.recovered is False:
+                raise PositionLost(f"channel {self._name} does not reach back to {since} any more")
+        except BaseException:
             self.close()
-            raise PositionLost(f"channel {self._name} does not reach back to {since} any more")
+            raise
         self._take(entry.publications)
         if not node.pump.advance(subscription):
             node.pump.run(self)
@@ -92,11 +97,15 @@ class ChannelReader:
         """Listen no more. Idempotent."""
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
+            self._node.readers.pop(self, None)
             self._node.doorkeeper.leave(self, subscription)
+        self._news.set()
 
-    async def next(self) -> Publication:
-        """The next publication, whenever it comes. Raises PositionLost."""
+    async def next(self) -> Publication | None:
+        """The next publication, whenever it comes; None once it is closed and all is read. Raises PositionLost."""
         while not self._queue:
+            if self._subscription is None:
+                return None
             if self._is_lost:
                 raise PositionLost(f"channel {self._name}: what came after the last publication is gone")
             self._news.clear()

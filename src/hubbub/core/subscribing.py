@@ -64,30 +64,30 @@ class Doorkeeper:
         self._tasks = tasks
         self._observer = observer
 
-    async def hear(self, subscriber: Subscriber, name: str, rules: ChannelRules) -> Subscription:
-        """Hear the channel. The subscription is behind until `begin` and the pump let it go live.
-
-        Raises InternalError (100).
-        """
+    def reserve(self, subscriber: Subscriber, name: str, rules: ChannelRules) -> Subscription:
+        """A place in the channel, so that whoever ends subscriptions finds it, and nobody comes in twice."""
         channel = self._hub.channel(name, rules)
         subscription = Subscription(subscriber, channel)
         channel.subscriptions[subscriber] = subscription
+        return subscription
+
+    async def hear(self, subscription: Subscription) -> None:
+        """Hear the channel. The subscription is not live until `begin` and the pump let it be.
+
+        Raises InternalError (100), and the place is free again.
+        """
+        channel = subscription.channel
         try:
             await self._feeds.open(channel)
         except BaseException:
-            channel.subscriptions.pop(subscriber, None)
-            if not channel.subscriptions:
-                self._feeds.close(channel)
+            self.leave(subscription.subscriber, subscription)
             raise
-        return subscription
 
-    async def enter(self, member: Member, name: str, rules: ChannelRules, *, chan_info: bytes = b"") -> Subscription:
+    async def enter(self, member: Member, subscription: Subscription) -> None:
         """Hear the channel, and be present in it. Raises InternalError (100)."""
-        subscription = await self.hear(member, name, rules)
-        subscription.chan_info = chan_info
-        if rules.presence and not member.is_closed:
+        await self.hear(subscription)
+        if subscription.channel.rules.presence and subscription.behind != GONE:
             await self._be_present(member, subscription)
-        return subscription
 
     async def begin(self, subscription: Subscription, since: Position | None) -> Entry:
         """Look at what was missed since `since` (None: nothing to recover).
