@@ -224,9 +224,7 @@ class Hubbub:
 
     def _require_start(self) -> None:
         if not self.node.is_running:
-            raise HubbubError(
-                "the hub is not started: use `async with hub`, or its lifespan: FastAPI(lifespan=hub.lifespan)"
-            )
+            raise HubbubError("the hub is not started: use `async with hub`, or FastAPI(lifespan=hub.lifespan)")
 
     def asgi(self, fallback: ASGIApp | None = None) -> ASGIApp:
         """An ASGI application with the client endpoint, the HTTP API and the health pages; mount it or serve it."""

@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.fakes import FakeTransport
 
-from hubbub import ConfigurationError, Hubbub, Position, PositionLost, Publication, ReplyError
+from hubbub import ConfigurationError, Hubbub, HubbubError, Position, PositionLost, Publication, ReplyError
+from hubbub.core.hooks import Caller
 from hubbub.core.reader import QUEUE_LIMIT
+from hubbub.protocol.codec import JsonCodec
 
 CHANNELS = {
     "default": {"delivery": "live"},
@@ -23,7 +26,7 @@ CHANNELS = {
 
 @pytest.fixture
 async def hub() -> AsyncIterator[Hubbub]:
-    async with Hubbub(channels=CHANNELS) as hub:
+    async with Hubbub(auth={"anonymous": True}, channels=CHANNELS) as hub:
         yield hub
 
 
@@ -173,3 +176,69 @@ async def test_listeners_are_counted_and_forgotten(hub: Hubbub) -> None:
 def test_settings_may_be_keyword_arguments_and_mistakes_are_named() -> None:
     with pytest.raises(ConfigurationError, match="delivery"):
         Hubbub(channels={"a1": {"delivrey": "recent"}})
+
+
+async def test_a_hub_that_is_not_started_says_so() -> None:
+    with pytest.raises(HubbubError, match="not started"):
+        Hubbub(channels=CHANNELS).subscribe("recent:a")
+
+
+async def test_a_hub_may_be_started_again_at_once(hub: Hubbub) -> None:
+    again = Hubbub(channels=CHANNELS)
+    for data in ("first", "second"):
+        async with again, again.subscribe("recent:a") as stream:
+            await again.publish("recent:a", data)
+            assert await take(stream, 1) == [data]
+
+
+async def test_a_stream_ends_with_its_hub() -> None:
+    hub = Hubbub(channels=CHANNELS)
+    await hub.start()
+    async with hub.subscribe("recent:a") as stream:
+        await hub.publish("recent:a", 1)
+        await asyncio.sleep(0)
+        await hub.stop()
+        async with asyncio.timeout(5):
+            assert [publication.data async for publication in stream] == [1]
+
+
+@pytest.mark.parametrize("tags", [{"a": "\ud83d"}, {"a": 1}, {str(n): "" for n in range(65)}, {"a": "x" * 5000}])
+async def test_tags_pass_a_gate(hub: Hubbub, tags: dict[str, str]) -> None:
+    with pytest.raises(ReplyError, match="tags"):
+        await hub.publish("recent:a", 1, tags=tags)
+
+
+async def test_history_and_since_are_two_beginnings(hub: Hubbub) -> None:
+    with pytest.raises(ValueError, match="history or since"):
+        hub.subscribe("recent:a", history=1, since=Position("e", 1))
+    with pytest.raises(ValueError, match="at most 300"):
+        hub.subscribe("recent:a", history=301)
+
+
+class Slow:
+    """An application whose handler uses what needs a current task."""
+
+    async def rpc(self, caller: Caller, method: str, data: bytes) -> bytes:
+        async with asyncio.timeout(5):
+            await asyncio.sleep(0)
+        return data
+
+    async def send(self, caller: Caller, data: bytes) -> None:
+        """Nothing to do."""
+
+
+async def test_handlers_have_a_task_of_their_own(hub: Hubbub) -> None:
+    hub.node.handlers = Slow()
+    transport = FakeTransport()
+    connection = hub.connect(transport, JsonCodec())
+    sent: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def write(buffers: list[bytes]) -> None:
+        for buffer in buffers:
+            sent.put_nowait(buffer)
+
+    transport.write = write  # type: ignore[method-assign]  # only what is said matters
+    connection.receive(b'{"id":1,"connect":{}}\n{"id":2,"rpc":{"method":"echo","data":{"n":1}}}')
+    async with asyncio.timeout(5):
+        assert b'"connect"' in await sent.get()
+        assert await sent.get() == b'{"id":2,"rpc":{"data":{"n":1}}}'

@@ -384,7 +384,7 @@ class Delivery(RuleBasedStateMachine):
     @invariant()
     def queues_are_bounded(self) -> None:
         for node in self.house.nodes:
-            pool = node.feeds._rings
+            pool = node.feeds.rings
             rings = [feed.stored for feed in self.feeds() if isinstance(feed.stored, Ring)]
             assert pool.used <= pool.budget
             assert sum(ring._bytes for ring in pool._rings) == pool.used
