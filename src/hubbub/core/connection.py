@@ -151,7 +151,7 @@ class Connection:
             self.close(DisconnectCode.BAD_REQUEST, detail=str(error))
             return
         if not requests:
-            self._arm()  # a pong moves the deadline
+            self.rearm()  # a pong moves the deadline
         if len(requests) == 1 and self._lanes is None and not self.is_paused and len(self.outbox) <= ANSWERS_AT_ONCE:
             if self._runs_on(requests[0]):  # nearly always alone, and nearly never
                 self._dam()
@@ -309,7 +309,7 @@ class Connection:
         for subscription in self.subscriptions.values():
             self._node.hub.fall_behind(subscription)
         self._stalled = (self._node.clock.now(), self.transport.taken)
-        self._arm()
+        self.rearm()
         self._dam()
 
     def resumed(self) -> None:
@@ -376,9 +376,9 @@ class Connection:
         """The client is known from here on."""
         self.identify(credentials)
         self.session.accepted(self._node.clock.now(), random.random())
-        self._arm()
+        self.rearm()
 
-    def _arm(self) -> None:
+    def rearm(self) -> None:
         """Wait for the earliest of: the session's deadline, the stall check, the end of an expiry's grace."""
         now = self._node.clock.now()
         deadline = self.session.deadline
@@ -390,10 +390,6 @@ class Connection:
         if self._timer.when != deadline or self._timer.callback is None:
             self._timer.cancel()
             self._timer = self._node.timers.at(deadline, self._tick)
-
-    def rearm(self) -> None:
-        """An expiry has changed."""
-        self._arm()
 
     def _expiring(self) -> list[float]:
         return [sub.expire_at for sub in self.subscriptions.values() if sub.expire_at]
@@ -415,7 +411,7 @@ class Connection:
         if ping is not None:
             self.raw(ping)
         if not self.is_closed:
-            self._arm()
+            self.rearm()
 
     def _check_expiry(self) -> None:
         expire_at = self.credentials.expire_at
