@@ -182,8 +182,8 @@ class Hubbub:
     def subscribe(self, channel: str, *, history: int = 0, since: Position | None = None) -> Subscription:
         """Listen to `channel`, after its last `history` publications or after the position `since`, without a hole.
 
-        At most 300 of `history`, and not together with `since`. A reader that is slow is caught up from memory; one that
-        lost its place for good gets PositionLost. It ends when the hub stops.
+        At most 300 of `history`, and not together with `since`. A reader that is slow is caught up from memory; one
+        that lost its place for good gets PositionLost. It ends when the hub stops.
         """
         if history and since is not None:
             raise ValueError("give history or since: both say where to begin")

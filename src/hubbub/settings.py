@@ -176,6 +176,11 @@ def notes(settings: Settings) -> list[str]:
         found.append("nobody may connect: set auth.hmac_secret or auth.anonymous, or start with --dev")
     if not settings.api.key:
         found.append("the HTTP API is closed: set api.key to open it")
+    if settings.dev and not settings.channels:
+        found.append(
+            'no [channels.*] declared: channels.default.delivery is "live", nothing is kept;'
+            " a channel such as chat:1 needs [channels.chat]"
+        )
     return found
 
 

@@ -156,7 +156,8 @@ async def served(
     if kind == "websocket":
         serving.door = WebSocketDoor(serving.open, path=PATH, **limits)
         listen |= {"ws": serving.door.upgrade, "http": Http}
-    config = uvicorn.Config(app, lifespan="off", log_config=None, ws_ping_interval=None, **listen)
+    listen |= {"ws_ping_interval": None, "proxy_headers": False}  # whom to believe is the gate's affair
+    config = uvicorn.Config(app, lifespan="off", log_config=None, **listen)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

@@ -7,6 +7,7 @@ is the reference; where the server underneath decides (uvicorn with `websockets`
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 from tests.contracts.doors import (
@@ -139,8 +140,23 @@ async def test_a_refused_origin_is_one_log_line_that_names_what_would_allow_it(
         peer = await Peer.connect(serving)
         assert await peer.ask(request("Origin: https://evil.example")) == 403
         (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("hubbub")]
-        for part in ("https://evil.example", "example.com", "server.allowed_origins"):
+        for part in ("from 127.0.0.1,", "https://evil.example", "example.com", "server.allowed_origins"):
             assert part in line
+
+
+@pytest.mark.parametrize(("trusted", "address"), [((), "127.0.0.1"), (("127.0.0.1",), "203.0.113.9")])
+@all_doors
+async def test_the_log_says_where_a_client_is_and_believes_a_trusted_proxy_about_it(
+    door: str, trusted: tuple[str, ...], address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "hubbub")
+    forwarded = "X-Forwarded-For: 6.6.6.6, 203.0.113.9"
+    async with served(door, gate=Gate((), trusted)) as serving:
+        await Peer.open(serving, forwarded)
+        assert await (await Peer.connect(serving)).ask(request(forwarded, "Origin: https://evil.example")) == 403
+    opened, refused = [record.getMessage() for record in caplog.records if record.name.startswith("hubbub")]
+    assert opened == f"a connection from {address}"
+    assert refused.startswith(f"refused a connection from {address}, ")
 
 
 @all_doors
@@ -262,6 +278,26 @@ async def test_a_peer_that_stops_reading_is_paused_at_the_budget_and_resumed_bel
         assert probe.unsent_when_resumed <= budget // 4
         await probe.until_drained()
         assert probe.transport.taken >= written * 4009
+
+
+@all_doors
+async def test_the_budget_is_in_bytes_whatever_the_alphabet(door: str) -> None:
+    message = ("grüße 👋" * 500).encode()
+    budget = 1 << 18
+    async with served(door, write_budget=budget) as serving:
+        peer = await Peer.open(serving, receive_buffer=4096)
+        probe = await serving.probe()
+        count = 0
+        while "paused" not in probe.heard:
+            probe.send(message)
+            count += 1
+            await asyncio.sleep(0)
+        whole = len(message) + 4  # with a frame's head, which an ASGI server makes later
+        assert budget < probe.transport.unsent <= budget + whole
+        assert count * len(message) <= probe.transport.unsent + probe.transport.taken <= count * whole
+        for _ in range(count):
+            assert await peer.frame() == (TEXT, message)
+        await probe.until_drained()
 
 
 @all_doors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 from typing import Any
 
@@ -33,6 +34,8 @@ from tests.contracts.doors import (
     pieces,
     served,
 )
+
+from hubbub.errors import HubbubError
 
 __all__ = ["nothing_is_logged_as_our_error"]  # a fixture, for each test here
 
@@ -206,16 +209,24 @@ async def test_an_endpoint_with_a_bug_costs_one_connection(door: str, caplog: py
     caplog.clear()
 
 
-@fast_door
-async def test_a_connection_that_cannot_be_opened_is_1011(door: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("no room"), HubbubError("the hub is not started")])
+@all_doors
+async def test_a_connection_that_cannot_be_opened_is_1011_and_one_record_in_our_log(
+    door: str, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     class Unopened(Probe):
         def __init__(self, *args: Any) -> None:
-            raise RuntimeError("no room")
+            raise error
 
     async with served(door, Unopened) as serving:
         peer = await Peer.open(serving)
-        assert (await peer.closed())[0] == 1011
-    assert "no room" in caplog.text
+        assert await peer.closed() == (1011, "internal server error")
+        peer.send(closing(1011))
+        assert await peer.ends() == b""
+    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert str(error) in caplog.text
+    # What is raised on purpose says all in its text; a bug is found by its traceback.
+    assert (record.exc_info is None) is isinstance(error, HubbubError)
     caplog.clear()
 
 

@@ -391,8 +391,8 @@ def test_official_runtime_reads_publications(channel: str, kept: Any) -> None:
 
 
 def as_json(value: Any) -> Any:
-    """What `json.loads` makes of a struct: zero values are missing, save where a field has no default, and in the messages
-    whose zeros upstream writes.
+    """What `json.loads` makes of a struct: zero values are missing, save where a field has no default, and in the
+    messages whose zeros upstream writes.
     """
     if isinstance(value, Raw):
         return json.loads(bytes(value))

@@ -94,7 +94,7 @@ class FeedMachine(RuleBasedStateMachine):
 
     @rule(after=st.integers(0, 9), limit=st.integers(1, 5))
     def somebody_returns(self, after: int, limit: int) -> None:
-        self.apply(self.feed.read_back(self.page(after, limit)))
+        self.apply(self.feed.read_back(self.page(after, limit), self.told))
 
     @rule(keep=st.integers(0, 4))
     def trim(self, keep: int) -> None:

@@ -31,6 +31,12 @@ def announce(feed: Feed, *offsets: int, epoch: str = "A") -> Step:
     return step
 
 
+def back(feed: Feed, page: Page) -> Step:
+    """Read back, and nothing happened meanwhile."""
+    assert feed.position is not None
+    return feed.read_back(page, feed.position)
+
+
 def told(step: Step) -> list[int]:
     return [item.offset for item in step.broadcast]
 
@@ -291,18 +297,24 @@ def test_reading_back_makes_the_ring_reach_back() -> None:
     feed = feed_at(5)
     announce(feed, 6)
     assert kept(feed, 2) is None
-    feed.read_back(page([3, 4, 5, 6], 6))
+    back(feed, page([3, 4, 5, 6], 6))
     assert kept(feed, 2) == [3, 4, 5, 6]
 
 
 def test_what_reading_back_brings_beyond_the_position_is_broadcast_first() -> None:
     feed = feed_at(5)
-    assert told(feed.read_back(page([4, 5, 6, 7], 7))) == [6, 7]
+    assert told(back(feed, page([4, 5, 6, 7], 7))) == [6, 7]
     assert kept(feed, 3) == [4, 5, 6, 7]
 
 
-def test_reading_back_another_epoch_asks_for_the_head() -> None:
-    assert feed_at(5).read_back(page([1], 1, "B")) == Step(ask="head", soon=True)
+def test_reading_back_another_epoch_breaks_at_once() -> None:
+    step = back(feed_at(5), page([1], 1, "B"))
+    assert step.broken is not None
+    assert step.broken.new == Position("B", 1)
+
+
+def test_reading_back_another_epoch_asks_for_the_head_if_a_break_came_meanwhile() -> None:
+    assert feed_at(5).read_back(page([1], 1, "B"), Position("C", 7)) == Step(ask="head", soon=True)
 
 
 def test_a_page_is_enough_where_the_ring_does_not_reach() -> None:
@@ -336,7 +348,7 @@ def test_latest_gives_the_newest_alone() -> None:
 
 def test_latest_reads_back_the_newest() -> None:
     feed = feed_at(5, skips=True)
-    feed.read_back(page([5], 5))
+    back(feed, page([5], 5))
     assert kept(feed, 0) == [5]
 
 

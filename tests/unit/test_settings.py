@@ -547,6 +547,8 @@ def test_notes(toml: str, said: list[str]) -> None:
 
 def test_notes_of_dev_and_of_settings_made_by_hand() -> None:
     assert notes(read(dev=True))[0].startswith("auth.insecure = true (--dev)")
+    assert "channels.default.delivery" in notes(read(dev=True))[-1]
+    assert "delivery" not in "".join(notes(read("[channels.chat]\n", dev=True)))
     assert notes(Settings(auth=Auth(insecure=True)))[0].startswith("auth.insecure = true (argument)")
 
 

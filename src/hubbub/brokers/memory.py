@@ -1,14 +1,14 @@
 """The broker of one process: streams in memory, announcements by plain calls. The executable model of `base`.
 
 Answers for: B1 to B6 and S1 to S4 without any I/O; for freeing what expired although nobody asks; and for the
-bounds on streams and idempotency keys. Refuses to know: rules, clients, and what listeners do with an
-announcement.
+bounds on streams, on the bytes that they keep, and on idempotency keys. Refuses to know: rules, clients, and what
+listeners do with an announcement.
 
 A publish contains no `await`: giving the offset, keeping, and announcing to every listening broker are one
 critical section because nothing else can run. That is also what makes it the hottest path of the library;
 hence the few places below that prefer speed to beauty, each with its reason.
 
-What is dropped for lack of room is counted: `Exchange.streams_evicted`, `Exchange.keys_evicted`.
+What is dropped for lack of room is counted: see `MemoryBroker.counts`.
 """
 
 from __future__ import annotations
@@ -17,27 +17,33 @@ import heapq
 import logging
 import os
 import string
-import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
 from hubbub.brokers.base import BrokerEvents, Notice, Page, StreamOptions
+from hubbub.brokers.keys import MAX_KEYS, Keys
+from hubbub.brokers.stream import Stream
 from hubbub.clock import Timer, TimerWheel
 from hubbub.errors import BackendError
 from hubbub.model import Position, Publication, Published
+
+__all__ = ["MemoryBroker", "Exchange", "Stream"]
 
 log = logging.getLogger(__name__)
 
 #: Seconds that a stream's head outlives the last use of it. Long, because a head is small and a forgotten one
 #: makes every returning client load its state anew. The 30 days of Centrifugo's `history_meta_ttl`.
 META_TTL: Final = 30 * 86400.0
-#: Heads alone cost about 0.4 KB: 400 MB. Above this the least recently used stream goes.
+#: The same for a stream into which nothing was ever published. Names cost nothing to invent, and who returns to such
+#: a stream under another epoch loads a state that it need not have loaded, but misses nothing.
+ASKED_TTL: Final = 60.0
+#: Heads alone cost about 0.4 KB: 400 MB. Above this the least recently used stream goes, first of all one into which
+#: nothing was ever published.
 MAX_STREAMS: Final = 1_000_000
-#: Seconds that an idempotency key is remembered (B3).
-KEY_TTL: Final = 300.0
-#: 3,300 keys a second, 300 MB. Above this the oldest key is forgotten before its time.
-MAX_KEYS: Final = 1_000_000
+#: What all publications that are kept may weigh. Above this the stream least recently published into is emptied; its
+#: head stays, so that who returns to it learns what it missed. One stream may weigh more, if it is alone.
+MAX_BYTES: Final = 256 << 20
 
 #: Seconds by which expired publications may linger in memory (never in what is read).
 _TICK = 1.0
@@ -45,8 +51,9 @@ _TICK = 1.0
 _SLICE = 10_000
 #: Streams that are looked at to make room for one.
 _LOOKED_AT = 16
+#: Seconds between two lines in the log that say the same about a lack of room.
+_QUIET = 60.0
 _LETTERS = (string.ascii_letters.encode() * 5)[:256]
-_NEVER = sys.maxsize
 #: `Position(…)` runs a Python function that does only this, at twice the cost.
 _position = tuple.__new__
 
@@ -54,159 +61,6 @@ _position = tuple.__new__
 def _new_epoch() -> str:
     # Not from `random`: an application that seeds it would get the same epochs after each restart.
     return os.urandom(8).translate(_LETTERS).decode()
-
-
-class Stream:
-    """One life of one channel's stream: what has this epoch. `Stored`: a feed may read it without waiting.
-
-    A stream that is forgotten or evicted answers None to every `range` from then on, so that a feed that
-    still holds it falls back to reading from the source, where it learns the new epoch.
-    """
-
-    __slots__ = (
-        "epoch",
-        "expires",
-        "first",
-        "is_scheduled",
-        "items",
-        "top",
-        "touched",
-        "version",
-        "version_epoch",
-    )
-
-    def __init__(self, epoch: str, now: float) -> None:
-        self.epoch = epoch
-        self.top = 0  # offset of the newest publication ever
-        self.first = 1  # the oldest offset that is kept; above `top` while nothing is
-        # Contiguous, and the last one has the offset `top`. May reach a little further back than `first`:
-        # trimming a list moves all of it, so it is done for an eighth at a time. A deque would cost 600 bytes
-        # while empty.
-        self.items: list[Publication] = []
-        self.expires = 0.0  # when the publications do
-        self.is_scheduled = False  # for the sweep of publications; at most once
-        self.touched = now
-        self.version = 0
-        self.version_epoch = ""
-
-    @property
-    def head(self) -> Position:
-        """Where the stream stands."""
-        return Position(self.epoch, self.top)
-
-    def append(self, publication: Publication, size: int, now: float, ttl: float) -> Publication:
-        """Keep it as the newest of `size` until `ttl` seconds pass without another; returns what is kept."""
-        if self.expires <= now:
-            self.clear()
-        self.top = top = self.top + 1
-        self.expires = now + ttl
-        items = self.items
-        # What `publication.at(top)` does, without the call.
-        kept = Publication(publication.data, top, publication.info, publication.tags, publication.binary)
-        items.append(kept)
-        if top - self.first >= size:
-            self.first = top - size + 1
-            if len(items) > size + (size >> 3):
-                del items[:-size]
-        return kept
-
-    def is_news(self, version: int, version_epoch: str) -> bool:
-        """Whether this version is above the last one under its epoch; if so, it is the last one now (B3)."""
-        if version_epoch == self.version_epoch and version <= self.version:
-            return False
-        self.version = version
-        self.version_epoch = version_epoch
-        return True
-
-    def range(self, after: int, upto: int) -> Sequence[Publication] | None:
-        """Publications after + 1 to upto, all of them; None if they are not all kept (any more).
-
-        Asks no clock: what expired is still in here until it is swept, like in any ring.
-        """
-        if after >= upto and self.first != _NEVER:
-            return ()
-        if after + 1 < self.first or upto > self.top:
-            return None
-        base = self.top - len(self.items)
-        return self.items[after - base : upto - base]
-
-    def page(self, after: int, limit: int, max_bytes: int) -> Sequence[Publication]:
-        """Forward from `after` (S4)."""
-        base = self.top - len(self.items)
-        start = max(after, self.first - 1) - base
-        return _fitting(self.items[start : start + max(limit, 0)], max_bytes)
-
-    def page_back(self, before: int, limit: int, max_bytes: int) -> Sequence[Publication]:
-        """Backward from below `before`, or from the head if it is 0."""
-        base = self.top - len(self.items)
-        stop = min(before - 1, self.top) if before > 0 else self.top
-        start = max(self.first - 1, stop - max(limit, 0))
-        if start >= stop:
-            return ()
-        return _fitting(self.items[start - base : stop - base][::-1], max_bytes)
-
-    def clear(self) -> None:
-        """Let go of the publications; the head stays."""
-        self.items.clear()
-        self.first = max(self.first, self.top + 1)  # a retired one stays retired
-
-    def retire(self) -> None:
-        """This life is over: nothing can be read of it any more."""
-        self.items.clear()
-        self.first = _NEVER
-
-
-def _fitting(publications: list[Publication], max_bytes: int) -> list[Publication]:
-    """As many of the first ones as fit, and at least one."""
-    used = 0
-    for count, publication in enumerate(publications):
-        used += publication.size
-        if used > max_bytes and count:
-            return publications[:count]
-    return publications
-
-
-class _Keys:
-    """Idempotency keys and what became of the publish that brought each; bounded in number and time."""
-
-    __slots__ = ("_entries", "evicted", "max_keys")
-
-    def __init__(self, max_keys: int) -> None:
-        self.max_keys = max_keys
-        self.evicted = 0
-        # All live equally long, so that the order of insertion is the order of expiry.
-        # Flat and without a `Published`, which would be half as large again.
-        self._entries: OrderedDict[tuple[str, str], tuple[float, str, int]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def find(self, channel: str, key: str, now: float) -> Published | None:
-        entry = self._entries.get((channel, key))
-        if entry is None or entry[0] <= now:
-            return None
-        _, epoch, offset = entry
-        return Published(Position(epoch, offset) if epoch else None, 0, True)
-
-    def remember(self, channel: str, key: str, now: float, published: Published) -> None:
-        entries = self._entries
-        entries.pop((channel, key), None)
-        epoch, offset = published.position or ("", 0)
-        entries[channel, key] = now + KEY_TTL, epoch, offset
-        if len(entries) > self.max_keys:
-            entries.popitem(last=False)
-            if self.evicted % 10_000 == 0:
-                log.warning("over %d idempotency keys in %d s: the oldest are forgotten", self.max_keys, KEY_TTL)
-            self.evicted += 1
-
-    def next_deadline(self) -> float | None:
-        return next(iter(self._entries.values()))[0] if self._entries else None
-
-    def sweep(self, now: float, budget: int) -> int:
-        while budget > 0 and (deadline := self.next_deadline()) is not None and deadline <= now:
-            self._entries.popitem(last=False)
-            budget -= 1
-        return budget
 
 
 class Exchange:
@@ -217,28 +71,46 @@ class Exchange:
     """
 
     __slots__ = (
-        "_due", "_keys", "_listeners", "_order", "_streams", "_timer", "_wheels", "max_streams", "meta_ttl",
+        "_asked", "_due", "_kept", "_keys", "_listeners", "_order", "_streams", "_timer", "_warned", "_wheels",
+        "asked_ttl", "bytes", "bytes_evicted", "max_bytes", "max_streams", "meta_ttl", "publications_evicted",
         "streams_evicted",
     )  # fmt: skip
 
-    def __init__(self, *, meta_ttl: float = META_TTL, max_streams: int = MAX_STREAMS, max_keys: int = MAX_KEYS) -> None:
+    def __init__(
+        self,
+        *,
+        meta_ttl: float = META_TTL,
+        max_streams: int = MAX_STREAMS,
+        max_bytes: int = MAX_BYTES,
+        max_keys: int = MAX_KEYS,
+    ) -> None:
         self.meta_ttl = meta_ttl
+        self.asked_ttl = min(ASKED_TTL, meta_ttl)
         self.max_streams = max_streams
+        self.max_bytes = max_bytes
+        self.bytes = 0  # that are kept now, in all streams
         self.streams_evicted = 0
-        self._keys = _Keys(max_keys)
-        # Least recently used first, which makes it the order in which heads expire, too.
+        self.publications_evicted = 0
+        self.bytes_evicted = 0
+        self._keys = Keys(max_keys)
+        # Streams that were published into, and those that were only asked for. Both least recently used first,
+        # which makes it the order in which heads expire, too.
         self._streams: OrderedDict[str, Stream] = OrderedDict()
+        self._asked: OrderedDict[str, Stream] = OrderedDict()
+        # Those that keep something, least recently published into first.
+        self._kept: OrderedDict[Stream, None] = OrderedDict()
         # Tuples, replaced and never changed: an announcement may go through one while somebody comes or
         # leaves.
         self._listeners: dict[str, tuple[BrokerEvents, ...]] = {}
         # Streams by the tick in which their publications may have expired, and the ticks as a heap.
-        self._due: dict[int, list[Stream]] = {}
+        self._due: dict[int, dict[Stream, None]] = {}
         self._order: list[int] = []
         self._wheels: list[TimerWheel] = []
         self._timer: Timer | None = None
+        self._warned: dict[str, float] = {}
 
     def __len__(self) -> int:
-        return len(self._streams)
+        return len(self._streams) + len(self._asked)
 
     @property
     def keys_evicted(self) -> int:
@@ -249,28 +121,50 @@ class Exchange:
 
     def stream(self, channel: str, now: float) -> Stream:
         """The stream of `channel`, which exists from here on (S2) and counts as used."""
-        stream = self._streams.get(channel)
+        order, ttl = self._streams, self.meta_ttl
+        stream = order.get(channel)
         if stream is None:
-            return self._create(channel, now)
-        if stream.touched + self.meta_ttl <= now and channel not in self._listeners:
+            order, ttl = self._asked, self.asked_ttl
+            stream = order.get(channel)
+            if stream is None:
+                return self._create(channel, now)
+        if stream.touched + ttl <= now and channel not in self._listeners:
             self.forget(channel)
             return self._create(channel, now)
         stream.touched = now
-        self._streams.move_to_end(channel)
+        order.move_to_end(channel)
         return stream
 
     def forget(self, channel: str) -> None:
         """Drop the stream. Whoever asks next gets another epoch."""
-        stream = self._streams.pop(channel, None)
-        if stream is not None:
-            stream.retire()
+        stream = self._streams.pop(channel, None) or self._asked.pop(channel, None)
+        if stream is None:
+            return
+        self.clear(stream)
+        stream.retire()
+        if stream.due:  # or names that come and go would pile up there
+            del self._due[stream.due][stream]
+            stream.due = 0
+
+    def clear(self, stream: Stream) -> None:
+        """Let go of its publications; the head stays."""
+        self.bytes -= stream.bytes
+        self._kept.pop(stream, None)
+        stream.clear()
 
     def _create(self, channel: str, now: float) -> Stream:
-        if len(self._streams) >= self.max_streams:
+        if len(self) >= self.max_streams:
             self._make_room(now)
-        stream = self._streams[channel] = Stream(_new_epoch(), now)
-        if len(self._streams) == 1:
+        stream = self._asked[channel] = Stream(_new_epoch(), now)
+        if len(self._asked) == 1:
             self._arm()
+        return stream
+
+    def _open(self, channel: str, now: float) -> Stream:
+        """The stream of `channel`, to be published into."""
+        stream = self.stream(channel, now)
+        if self._asked.pop(channel, None) is not None:
+            self._streams[channel] = stream
         return stream
 
     def _make_room(self, now: float) -> None:
@@ -279,34 +173,63 @@ class Exchange:
         Feeds rely on the stream of a channel that they listen to, and it is never taken from them: while more
         channels than `max_streams` are listened to, there are as many streams.
         """
-        for _ in range(_LOOKED_AT):
-            if len(self._streams) < self.max_streams:
-                return
-            channel, stream = next(iter(self._streams.items()))
-            if self._is_listened_to(channel, stream, now):
-                continue
-            self.forget(channel)
-            if self.streams_evicted % 10_000 == 0:
-                log.warning("over %d streams: the least recently used ones are forgotten", self.max_streams)
-            self.streams_evicted += 1
+        for order in (self._asked, self._streams):
+            for _ in range(min(_LOOKED_AT, len(order))):
+                if len(self) < self.max_streams:
+                    return
+                channel, stream = next(iter(order.items()))
+                if self._is_listened_to(order, channel, stream, now):
+                    continue
+                self.forget(channel)
+                self.streams_evicted += 1
+                self._warn(now, "over %d streams: the least recently used ones are forgotten", self.max_streams)
 
-    def _is_listened_to(self, channel: str, stream: Stream, now: float) -> bool:
+    def _is_listened_to(self, order: OrderedDict[str, Stream], channel: str, stream: Stream, now: float) -> bool:
         """To listen is to use: such a stream is not the least recently used one any more."""
         if channel not in self._listeners:
             return False
         stream.touched = now
-        self._streams.move_to_end(channel)
+        order.move_to_end(channel)
         return True
+
+    def _lighten(self, now: float) -> None:
+        """Empty the streams least recently published into, until there is room; never the very last one."""
+        while self.bytes > self.max_bytes and len(self._kept) > 1:
+            stream = next(iter(self._kept))
+            self.publications_evicted += len(stream.items)
+            self.bytes_evicted += stream.bytes
+            self.clear(stream)
+            self._warn(
+                now, "over %d bytes are kept: the streams least recently published into are emptied", self.max_bytes
+            )
+
+    def _warn(self, now: float, message: str, limit: int) -> None:
+        if now >= self._warned.get(message, now):
+            self._warned[message] = now + _QUIET
+            log.warning(message, limit)
 
     # --- publishing
 
     def append(self, channel: str, publication: Publication, options: StreamOptions, now: float) -> Published:
         """Give the next offset, keep, and announce (B1)."""
-        stream = self.stream(channel, now)
+        stream = self._streams.get(channel)
+        if stream is None or stream.touched + self.meta_ttl <= now:
+            stream = self._open(channel, now)
+        else:  # what `stream` does, without the call
+            stream.touched = now
+            self._streams.move_to_end(channel)
         if options.version and not stream.is_news(options.version, options.version_epoch):
             return Published(stream.head, 0, True)
+        before = stream.bytes
         kept = stream.append(publication, options.size, now, options.ttl)
-        if not stream.is_scheduled:
+        self.bytes += stream.bytes - before
+        if before:
+            self._kept.move_to_end(stream)
+        else:
+            self._kept[stream] = None
+        if self.bytes > self.max_bytes:
+            self._lighten(now)
+        if not stream.due:
             self._schedule(stream)
         epoch = stream.epoch
         position = _position(Position, (epoch, kept.offset))
@@ -381,13 +304,12 @@ class Exchange:
         Its entry stays where it is while the stream is published into, and is moved only when its time has
         come: a publish pays nothing for it.
         """
-        stream.is_scheduled = True
-        tick = int(stream.expires / _TICK) + 1
+        tick = stream.due = int(stream.expires / _TICK) + 1
         bucket = self._due.get(tick)
         if bucket is not None:
-            bucket.append(stream)
+            bucket[stream] = None
             return
-        self._due[tick] = [stream]
+        self._due[tick] = {stream: None}
         heapq.heappush(self._order, tick)
         if self._order[0] == tick:
             self._arm()
@@ -395,8 +317,9 @@ class Exchange:
     def _arm(self) -> None:
         """Have the sweep called when the first thing expires."""
         deadlines = [self._order[0] * _TICK] if self._order else []
-        if self._streams:
-            deadlines.append(next(iter(self._streams.values())).touched + self.meta_ttl)
+        for order, ttl in ((self._asked, self.asked_ttl), (self._streams, self.meta_ttl)):
+            if order:
+                deadlines.append(next(iter(order.values())).touched + ttl)
         if (deadline := self._keys.next_deadline()) is not None:
             deadlines.append(deadline)
         if not deadlines or not self._wheels:
@@ -414,30 +337,33 @@ class Exchange:
     def _sweep(self) -> None:
         self._timer = None
         now = self._wheels[0].clock.now()
-        self._keys.sweep(now, self._sweep_heads(now, self._sweep_publications(now, _SLICE)))
+        budget = self._sweep_publications(now, _SLICE)
+        budget = self._sweep_heads(self._asked, self.asked_ttl, now, budget)
+        budget = self._sweep_heads(self._streams, self.meta_ttl, now, budget)
+        self._keys.sweep(now, budget)
         self._arm()
 
     def _sweep_publications(self, now: float, budget: int) -> int:
         while budget > 0 and self._order and self._order[0] * _TICK <= now:
             bucket = self._due[self._order[0]]
             while bucket and budget > 0:
-                stream = bucket.pop()
+                stream, _ = bucket.popitem()
                 budget -= 1 + len(stream.items)
-                stream.is_scheduled = False
+                stream.due = 0
                 if stream.expires <= now:
-                    stream.clear()
+                    self.clear(stream)
                 elif stream.items:
                     self._schedule(stream)
             if not bucket:
                 del self._due[heapq.heappop(self._order)]
         return budget
 
-    def _sweep_heads(self, now: float, budget: int) -> int:
-        while budget > 0 and self._streams:
-            channel, stream = next(iter(self._streams.items()))
-            if stream.touched + self.meta_ttl > now:
+    def _sweep_heads(self, order: OrderedDict[str, Stream], ttl: float, now: float, budget: int) -> int:
+        while budget > 0 and order:
+            channel, stream = next(iter(order.items()))
+            if stream.touched + ttl > now:
                 break
-            if not self._is_listened_to(channel, stream, now):
+            if not self._is_listened_to(order, channel, stream, now):
                 budget -= len(stream.items)
                 self.forget(channel)
             budget -= 1
@@ -447,8 +373,8 @@ class Exchange:
 class MemoryBroker:
     """Implements `Broker` and `HoldsStreams` in this process.
 
-    Without an `exchange` it makes one for itself, with `meta_ttl` and `max_streams`; one that is given keeps
-    its own.
+    Without an `exchange` it makes one for itself, with `meta_ttl`, `max_streams` and `max_bytes`; one that is
+    given keeps its own.
     """
 
     __slots__ = ("_channels", "_events", "_now", "_timers", "exchange")
@@ -460,9 +386,10 @@ class MemoryBroker:
         *,
         meta_ttl: float = META_TTL,
         max_streams: int = MAX_STREAMS,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         if exchange is None:
-            exchange = Exchange(meta_ttl=meta_ttl, max_streams=max_streams)
+            exchange = Exchange(meta_ttl=meta_ttl, max_streams=max_streams, max_bytes=max_bytes)
         self.exchange = exchange
         self._timers = timers
         self._now = timers.clock.now
@@ -529,10 +456,20 @@ class MemoryBroker:
         now = self._now()
         stream = self.exchange.stream(channel, now)
         if stream.expires <= now:
-            stream.clear()
+            self.exchange.clear(stream)
         look = stream.page_back if reverse else stream.page
         return Page(look(after, limit, max_bytes), stream.head)
 
     def stored(self, channel: str) -> Stream:
         """The stream of `channel` in its present life: ask again when the epoch changed."""
         return self.exchange.stream(channel, self._now())
+
+    def counts(self) -> dict[str, int]:
+        """What was dropped for lack of room, on the whole exchange: each before its time was over."""
+        exchange = self.exchange
+        return {
+            "streams_evicted": exchange.streams_evicted,
+            "publications_evicted": exchange.publications_evicted,
+            "bytes_evicted": exchange.bytes_evicted,
+            "keys_evicted": exchange.keys_evicted,
+        }

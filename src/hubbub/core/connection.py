@@ -285,7 +285,8 @@ class Connection:
             self.outbox.clear()
 
     def failed(self) -> None:
-        """What was written last is lost; the client comes back with its position."""
+        """Something is lost, and nothing that comes behind it is sent; the client comes back with its position."""
+        self.outbox.clear()
         self.close(DisconnectCode.WRITE_ERROR)
 
     # slow and gone --------------------------------------------------------------------------------------------------

@@ -163,13 +163,15 @@ class Feed:
             return self._break("rollback", page.head)
         return self._merge(page)
 
-    def read_back(self, page: Page) -> Step:
+    def read_back(self, page: Page, noted: Position) -> Step:
         """What the source had after an older position, read for somebody who returns.
 
         What it brings beyond our position goes out first, so that who waits for it finds a feed that has caught up;
         the rest makes the ring reach back further.
         """
         if page.head.epoch != self._position.epoch:
+            if noted.epoch == self._position.epoch:  # where we stood when it was asked for: no break has come since
+                return self._break("epoch", page.head)
             return Step(ask="head", soon=True)
         older: list[Publication] = []
         broadcast: list[Publication] = []

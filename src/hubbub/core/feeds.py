@@ -323,7 +323,7 @@ class Feeds:
             if feed is None or feed.position is None:
                 return None
             if not feed.can_know(position):
-                if page is not None:
+                if page is not None and page.head.epoch == feed.position.epoch:
                     return None
                 page = await self._read_back(channel, feed.position.offset)  # we may be the one that is late
                 continue
@@ -354,13 +354,14 @@ class Feeds:
             raise self._unavailable("read_back_failed") from error
 
     async def _read_for_many(self, tie: Tie, offset: int) -> Page:
+        feed = tie.channel.feed
+        noted = feed.position if feed is not None else None
         try:
             async with self._reads:
                 page = await self.broker.read(tie.channel.name, offset, READ_LIMIT, READ_BYTES)
             self._count("read_back")
-            feed = tie.channel.feed
-            if feed is not None:
-                self._apply(tie, feed.read_back(page))
+            if feed is not None and noted is not None:
+                self._apply(tie, feed.read_back(page, noted))
             return page
         finally:
             tie.back = None

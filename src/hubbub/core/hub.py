@@ -160,7 +160,7 @@ class Hub:
         self._noticed: dict[Channel, None] = {}
         self._touched: deque[Subscriber] = deque()
         self._writing: deque[Subscriber] = deque()
-        self._broken: list[Audience] = []  # their subscribers miss something, and are to be told
+        self._failed: list[Subscriber] = []  # they miss something, and are to be told
         self._is_scheduled = False
 
     # who listens ----------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ class Hub:
                 message = audience.variant.encode(audience.prepared, publication, epoch)
             except Exception:
                 log.exception("a publication in channel %r cannot be encoded", channel.name)
-                self._broken.append(audience)
+                self._give_up(audience)
                 continue
             if not audience.batch:
                 if channel.feed is not None:
@@ -274,9 +274,8 @@ class Hub:
             self._close(audience)
         if self._noticed:
             self._flush_notices()
-        while self._broken:
-            for subscriber in list(self._broken.pop().live):
-                subscriber.failed()
+        while self._failed:
+            self._failed.pop().failed()
         # What is touched while this is written belongs to the next flush, or a busy loop would never reach the batches.
         # Who is still to be written has a full outbox, so it is not touched again, and its order holds.
         self._writing, self._touched = self._touched, self._writing
@@ -292,7 +291,7 @@ class Hub:
             buffer = audience.variant.pack(messages)
         except Exception:
             log.exception("a batch cannot be packed")
-            self._broken.append(audience)
+            self._give_up(audience)
             return
         self.delivered += len(messages) * len(audience.live)
         touch = self._touched.append
@@ -303,6 +302,12 @@ class Hub:
             outbox.append(buffer)
         if not self._is_scheduled:
             self._wake()
+
+    def _give_up(self, audience: Audience) -> None:
+        """A publication cannot be delivered here: nobody gets what comes behind it, as if there was no hole."""
+        self._failed.extend(audience.live)
+        audience.live = {}
+        audience.batch = []
 
     def _flush_notices(self) -> None:
         noticed, self._noticed = self._noticed, {}

@@ -125,7 +125,8 @@ class ChannelReader:
         self.outbox.clear()
 
     def failed(self) -> None:
-        """What was in the outbox is gone."""
+        """Something is lost, and nothing that comes behind it is read."""
+        self.outbox.clear()
         if self._subscription is not None:
             self.lost(self._subscription)
 

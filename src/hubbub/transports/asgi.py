@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from hubbub.protocol.codec import Codec
-from hubbub.transports.endpoint import Endpoint, goodbye
+from hubbub.transports.endpoint import INTERNAL_ERROR, Endpoint, goodbye, opened
 from hubbub.transports.handshake import Codecs, Gate
 
 log = logging.getLogger(__name__)
@@ -28,9 +28,6 @@ CLOSE_TIMEOUT = 5.0
 
 #: RFC 6455, 7.4.1: a message too big to process. SDKs do not come back after it.
 MESSAGE_TOO_BIG = 1009
-
-#: And what is our fault, not the peer's.
-INTERNAL_ERROR = 1011
 
 
 class TextOrBytes:
@@ -65,7 +62,7 @@ class AsgiTransport:
         if self._goodbye is not None:
             return
         self._queue.extend(buffers)
-        self.unsent += sum(map(len, buffers))
+        self.unsent += sum(map(_size, buffers))
         self._has_work.set()
         if self.unsent > self._budget and not self._is_paused and self.endpoint is not None:
             self._is_paused = True
@@ -99,7 +96,7 @@ class AsgiTransport:
             while self._queue:
                 buffer = self._queue.popleft()
                 await send({"type": "websocket.send", "text" if isinstance(buffer, str) else "bytes": buffer})
-                self._took(len(buffer))
+                self._took(_size(buffer))
             if self._goodbye is not None:
                 code, reason = self._goodbye
                 await send({"type": "websocket.close", "code": code, "reason": reason})
@@ -148,7 +145,11 @@ class AsgiDoor:
         )
         await send({"type": "websocket.accept", "subprotocol": subprotocol})
         transport = AsgiTransport(self._framing, write_budget=self._write_budget, close_timeout=self._close_timeout)
-        endpoint = transport.endpoint = self._open(transport, codec)
+        endpoint = transport.endpoint = opened(lambda: self._open(transport, codec))
+        if endpoint is None:
+            code, reason = INTERNAL_ERROR
+            await send({"type": "websocket.close", "code": code, "reason": reason})
+            return
         reader = asyncio.ensure_future(self._read_all(transport, endpoint, receive))
         writer = asyncio.ensure_future(transport.write_all(send))
         try:
@@ -177,7 +178,12 @@ class AsgiDoor:
                 endpoint.receive(message)
             except Exception:
                 log.exception("a message could not be handled")
-                transport.close(INTERNAL_ERROR, "")
+                transport.close(*INTERNAL_ERROR)
                 break
         endpoint.closed()
         await asyncio.Event().wait()  # the writer says goodbye and ends us
+
+
+def _size(buffer: str | bytes) -> int:
+    """Bytes on the wire: what the budget is in. Text counts as what it will be there; most of ours is ASCII."""
+    return len(buffer) if isinstance(buffer, bytes) or buffer.isascii() else len(buffer.encode())

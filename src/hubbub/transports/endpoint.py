@@ -1,14 +1,22 @@
 """What a door brings bytes to, and how it says goodbye.
 
 Answers for: the one Protocol between doors and the hearth, so that a door can be tested, and run through Autobahn's
-cases, with an echo behind it; and the limits that RFC 6455 sets to a goodbye. Refuses to know: both sides.
+cases, with an echo behind it; what our log hears when there is none; and the limits that RFC 6455 sets to a goodbye.
+Refuses to know: both sides.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Protocol
 
-from hubbub.errors import DisconnectCode
+from hubbub.errors import DisconnectCode, HubbubError
+
+log = logging.getLogger(__name__)
+
+#: What a peer is told when the fault is ours: a code (RFC 6455, 7.4.1, and IANA's registry) and a reason.
+INTERNAL_ERROR = (1011, "internal server error")
 
 #: Bytes of a close frame's reason (RFC 6455, 5.5: 125 of payload, two of which are the code).
 MAX_REASON = 123
@@ -36,6 +44,17 @@ class Endpoint(Protocol):
     def closed(self) -> None:
         """The peer is gone."""
         ...
+
+
+def opened(open: Callable[[], Endpoint]) -> Endpoint | None:
+    """A new connection's endpoint, or None, and our log says why. What is raised on purpose explains itself."""
+    try:
+        return open()
+    except HubbubError as error:
+        log.error("a connection could not be opened: %s", error)
+    except Exception:
+        log.exception("a connection could not be opened")
+    return None
 
 
 def is_close_code(code: int) -> bool:

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 #: What browsers send (RFC 6454, section 6.2), but for "null": scheme, host, and the port if it is not the scheme's own.
 _ORIGIN = re.compile(r"[a-z][-+.a-z0-9]*://((?:\[[0-9a-f:.]+\]|[^]\s/?#@:\[]+)(?::[0-9]+)?)", re.ASCII)
 
+#: What `*` stands for among trusted proxies.
+_ANYWHERE = ("0.0.0.0/0", "::/0")
+
 JSON, PROTOBUF = "centrifuge-json", "centrifuge-protobuf"
 
 
@@ -56,21 +59,26 @@ class Gate:
 
     `allowed_origins`: empty for the page's own host alone; `*` for any; else origins such as `https://example.com`,
     with `*` as a wild card inside (`http://localhost:*`). `trusted_proxies`: addresses or networks whose X-Forwarded
-    headers count; a Unix socket's peer is trusted, since only this machine reaches it.
+    headers count, or `*` for any; a Unix socket's peer is trusted, since only this machine reaches it.
     """
 
     def __init__(self, allowed_origins: Sequence[str] = (), trusted_proxies: Sequence[str] = ()) -> None:
         self._admits_any = "*" in allowed_origins
         self._origins = [_pattern(origin.lower()) for origin in allowed_origins]
-        self._trusted = [ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies]
+        networks = [network for proxy in trusted_proxies for network in (_ANYWHERE if proxy == "*" else (proxy,))]
+        self._trusted = [ipaddress.ip_network(network, strict=False) for network in networks]
 
     def admits(self, headers: Mapping[str, str], peer: str) -> bool:
-        """Whether the page that this request comes from may connect. `headers` by lower-case name; logs a refusal."""
+        """Whether the page that this request comes from may connect; logs it. `headers` by lower-case name."""
         origin = headers.get("origin", "")
         if not origin or self._is_allowed(origin.lower(), self.host(headers, peer)):
+            if log.isEnabledFor(logging.INFO):
+                log.info("a connection from %s", self.client_address(headers, peer) or "a Unix socket")
             return True
         log.warning(
-            "refused a connection from a page of origin %s to host %s; server.allowed_origins = [%r] would allow it",
+            "refused a connection from %s, from a page of origin %s to host %s;"
+            " server.allowed_origins = [%r] would allow it",
+            self.client_address(headers, peer) or "a Unix socket",
             origin,
             headers.get("host", ""),
             origin,
@@ -83,13 +91,15 @@ class Gate:
         return (forwarded or headers.get("host", "")).split(",")[0].strip().lower()
 
     def client_address(self, headers: Mapping[str, str], peer: str) -> str:
-        """Where the client really is: the last address in X-Forwarded-For that is not a trusted proxy."""
+        """Where the client really is: the last address in X-Forwarded-For that is not a trusted proxy.
+
+        Where all are trusted, the first: nobody vouches for it, but who trusts everybody asked for that.
+        """
         if not self._trusts(peer):
             return peer
-        for address in reversed(headers.get("x-forwarded-for", "").split(",")):
-            if address.strip() and not self._trusts(address.strip()):
-                return address.strip()
-        return peer
+        addresses = [address.strip() for address in headers.get("x-forwarded-for", "").split(",") if address.strip()]
+        strangers = [address for address in addresses if not self._trusts(address)]
+        return [peer, *addresses[:1], *strangers][-1]
 
     def _is_allowed(self, origin: str, host: str) -> bool:
         if self._admits_any:

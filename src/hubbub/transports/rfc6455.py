@@ -20,20 +20,18 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
-from picows.picows import WSCloseHandshake  # type: ignore[attr-defined]  # the stubs leave it out
+from picows.picows import WSCloseHandshake
 
 from hubbub.protocol.codec import Codec
 from hubbub.protocol.frames import binary_frame, text_frame
-from hubbub.transports.endpoint import Endpoint, goodbye, is_close_code
+from hubbub.transports.endpoint import INTERNAL_ERROR, Endpoint, goodbye, is_close_code, opened
+from hubbub.transports.fragments import Fragments, is_utf8
 from hubbub.transports.link import Link, read_into_the_void
 
 log = logging.getLogger(__name__)
 
 #: Messages that are read before the first of them is handled; see `WebSocketDoor.deliver`.
 INBOX_LIMIT = 256
-
-#: Fragments of one message. More are an attack: each costs a call, whatever its size.
-MAX_FRAGMENTS = 4096
 
 #: WSFrame.msg_type makes an enum at each look (0.2 µs); these are compared by identity.
 _TEXT, _BINARY, _CONTINUATION = WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.CONTINUATION
@@ -79,7 +77,6 @@ class Socket(WSListener):
         "_door",
         "_endpoint",
         "_fragments",
-        "_fragments_size",
         "_is_closing",
         "_raw",
         "_tcp",
@@ -98,8 +95,7 @@ class Socket(WSListener):
         self._written = 0
         self._raw: WSTransport
         self._endpoint: Endpoint | None = None
-        self._fragments: list[bytes] | None = None
-        self._fragments_size = 0
+        self._fragments: Fragments | None = None
         self._is_closing = False
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -161,11 +157,9 @@ class Socket(WSListener):
         transport.request.headers.clear()
         transport.response.headers.clear()
         self._door.enter(self)
-        try:
-            self._endpoint = self._door.open(self, self.codec)
-        except Exception:
-            log.exception("a connection could not be opened")
-            self.close(WSCloseCode.INTERNAL_ERROR.value, "internal server error")
+        self._endpoint = opened(lambda: self._door.open(self, self.codec))
+        if self._endpoint is None:
+            self.close(*INTERNAL_ERROR)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """One frame, of any kind and in any order; most are whole messages."""
@@ -183,7 +177,7 @@ class Socket(WSListener):
             self._other(kind, frame)
             return
         message = frame.get_payload_as_bytes()
-        if kind is _TEXT and not message.isascii() and not _is_utf8(message):
+        if kind is _TEXT and not message.isascii() and not is_utf8(message):
             self._fail(WSCloseCode.INVALID_TEXT, "text that is not UTF-8")
             return
         inbox = self._door.inbox
@@ -225,7 +219,7 @@ class Socket(WSListener):
             endpoint.receive(message)
         except Exception:
             log.exception("a message could not be handled")
-            self.close(WSCloseCode.INTERNAL_ERROR.value, "internal server error")
+            self.close(*INTERNAL_ERROR)
             self._gone()
 
     def _other(self, kind: WSMsgType, frame: WSFrame) -> None:
@@ -238,9 +232,7 @@ class Socket(WSListener):
             if self._fragments is not None:
                 self._fail(WSCloseCode.PROTOCOL_ERROR, "a new message inside a fragmented one")
                 return
-            self.is_binary = kind is _BINARY
-            self._fragments = [frame.get_payload_as_bytes()]
-            self._fragments_size = frame.payload_size
+            self._fragments = Fragments(frame.get_payload_as_bytes(), is_binary=kind is _BINARY)
         elif kind is _CONTINUATION:
             self._continue(frame)
         elif kind is _PING:
@@ -252,17 +244,13 @@ class Socket(WSListener):
         fragments = self._fragments
         if fragments is None:
             self._fail(WSCloseCode.PROTOCOL_ERROR, "a continuation of nothing")
-            return
-        self._fragments_size += frame.payload_size
-        if self._fragments_size > self._door.max_message or len(fragments) >= MAX_FRAGMENTS:
+        elif not fragments.add(frame.get_payload_as_bytes(), limit=self._door.max_message):
             self._fail(WSCloseCode.MESSAGE_TOO_BIG, "message too big")
-            return
-        fragments.append(frame.get_payload_as_bytes())
-        if frame.fin:
+        elif frame.fin:
             self._fragments = None
-            message = b"".join(fragments)
-            if self.is_binary or _is_utf8(message):
-                self.hand_over(message, is_binary=self.is_binary)
+            message = fragments.joined()
+            if fragments.is_binary or is_utf8(message):
+                self.hand_over(message, is_binary=fragments.is_binary)
             else:
                 self._fail(WSCloseCode.INVALID_TEXT, "text that is not UTF-8")
 
@@ -308,11 +296,3 @@ class Socket(WSListener):
         if self._endpoint is not None:
             endpoint, self._endpoint = self._endpoint, None
             endpoint.closed()
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
