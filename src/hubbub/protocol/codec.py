@@ -110,7 +110,8 @@ _decode_lines = msgspec.json.Decoder(Command).decode_lines
 
 def _info(info: ClientInfo) -> bytes:
     """Without payloads the noun is written as it stands, which is most of the cost of a publication saved."""
-    return _encode(info if info.user and not info.conn_info and not info.chan_info else info_message(info))
+    is_plain = info.user and info.client and not info.conn_info and not info.chan_info
+    return _encode(info if is_plain else info_message(info))
 
 
 class JsonCodec:
