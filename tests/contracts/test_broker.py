@@ -164,6 +164,19 @@ async def test_b2_publications_that_expired_stay_away(broker_factory: BrokerFact
     assert await kept(node.broker, "c") == [6, 7]
 
 
+async def test_b2_streams_of_one_backend_are_kept_apart(broker_factory: BrokerFactory, pass_time: TimePasses) -> None:
+    """Whatever accounts for all of them together: what one trims, clears or expires is not another's."""
+    one, two = await broker_factory(2)
+    for number in range(30):
+        await one.broker.publish("a", Publication(b"x" * 100 * number), StreamOptions(size=3, ttl=2))
+        await two.broker.publish("b", Publication(b"y" * number), StreamOptions(size=10, ttl=60))
+    assert await kept(two.broker, "a") == [28, 29, 30]
+    await pass_time(3)
+    assert await kept(one.broker, "a") == []
+    page = await one.broker.read("b", 0, 100)
+    assert [len(publication.data) for publication in page.publications] == list(range(20, 30))
+
+
 # --- B3
 
 
@@ -268,6 +281,21 @@ async def test_b3_another_version_epoch_starts_anew(broker_factory: BrokerFactor
     assert not await is_dropped(1, "b")
     assert await is_dropped(1, "b")
     assert not await is_dropped(2, "b")
+
+
+async def test_b3_version_without_an_epoch_is_compared_with_any(broker_factory: BrokerFactory) -> None:
+    (node,) = await broker_factory(1)
+
+    async def is_dropped(version: int, epoch: str) -> bool:
+        options = StreamOptions(size=10, ttl=60, version=version, version_epoch=epoch)
+        return (await node.broker.publish("c", Publication(b"x"), options)).duplicate
+
+    assert not await is_dropped(5, "a")
+    assert await is_dropped(4, "")
+    assert await is_dropped(5, "")
+    assert not await is_dropped(6, "")
+    assert await is_dropped(6, "")
+    assert not await is_dropped(1, "a")  # the last one had none, which is another
 
 
 async def test_b3_version_outlives_the_publications(broker_factory: BrokerFactory, pass_time: TimePasses) -> None:

@@ -69,6 +69,18 @@ async def test_s2_read_makes_the_epoch_too(broker_factory: BrokerFactory) -> Non
     assert (await two.broker.heads(["c"]))["c"] == head
 
 
+async def test_s2_stream_that_is_listened_to_stays_though_nothing_is_published(
+    broker_factory: BrokerFactory, pass_time: TimePasses
+) -> None:
+    one, two = await broker_factory(2)
+    await one.broker.subscribe("c")
+    head = (await one.broker.heads(["c"]))["c"]
+    for _ in range(5):
+        await pass_time(100)
+    assert (await two.broker.heads(["c"]))["c"] == head
+    assert position(await two.broker.publish("c", Publication(b"x"), KEPT)) == Position(head.epoch, 1)
+
+
 async def test_s2_first_askers_agree_on_the_epoch(broker_factory: BrokerFactory) -> None:
     nodes = await broker_factory(3)
 

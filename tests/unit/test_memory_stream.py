@@ -1,4 +1,4 @@
-"""What the memory broker does beyond the contract: its ring, bounds, sweep, and listeners that misbehave."""
+"""What the memory broker does beyond the contract: its ring, its sweep, and listeners that misbehave."""
 
 from __future__ import annotations
 
@@ -76,6 +76,10 @@ def publish(broker: MemoryBroker, channel: str = "c", options: StreamOptions = K
 
 def offsets(publications: Sequence[Publication] | None) -> list[int] | None:
     return None if publications is None else [publication.offset for publication in publications]
+
+
+def heads(broker: MemoryBroker, *channels: str) -> list[Position]:
+    return list(finish(broker.heads(channels)).values())
 
 
 def filled(count: int, size: int = 100) -> Stream:
@@ -168,6 +172,15 @@ def test_version_is_compared_under_its_epoch_and_without_one_in_any_case() -> No
     stream = Stream("epoch", 0.0)
     asked = [(2, ""), (2, ""), (1, ""), (1, "a"), (1, "a"), (2, "a"), (2, ""), (3, ""), (3, ""), (1, "a"), (1, "b")]
     assert "".join("-+"[stream.is_news(*version)] for version in asked) == "+--+-+-+-++"
+
+
+def test_epochs_do_not_follow_a_seed() -> None:
+    epochs = set()
+    for _ in range(20):
+        random.seed(1)
+        epochs.add(House().broker().stored("c").epoch)
+    assert len(epochs) == 20
+    assert all(len(epoch) == 8 and epoch.isascii() and epoch.isalpha() for epoch in epochs)
 
 
 # --- the hot path
@@ -281,86 +294,6 @@ def test_it_holds_its_streams() -> None:
     assert broker.stored("c") is stream
 
 
-# --- bounds
-
-
-def heads(broker: MemoryBroker, *channels: str) -> list[Position]:
-    return list(finish(broker.heads(channels)).values())
-
-
-def test_least_recently_used_stream_is_forgotten_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    house = House(max_streams=3)
-    broker = house.broker()
-    a, b, c = heads(broker, "a", "b", "c")
-    publish(broker, "a")
-    finish(broker.read("b", 0, 1))
-    heads(broker, "d")  # instead of c
-    assert house.exchange.streams_evicted == 1
-    assert "streams" in caplog.text
-    assert heads(broker, "a", "b") == [Position(a.epoch, 1), b]
-    assert heads(broker, "c")[0].epoch != c.epoch
-    assert len(house.exchange) == 3
-
-
-def test_evicted_stream_answers_nothing_to_who_still_holds_it() -> None:
-    house = House(max_streams=1)
-    broker = house.broker()
-    stream = broker.stored("a")
-    for ttl in (5, 60):
-        publish(broker, "a", StreamOptions(size=10, ttl=ttl))
-    heads(broker, "b")
-    assert stream.range(0, 2) is None
-    house.pass_time(10)  # the sweep finds it retired
-    assert stream.range(2, 2) is None
-    house.exchange.forget("a")  # what is not there may be forgotten again
-    assert len(house.exchange) == 1
-
-
-def test_stream_that_somebody_listens_to_is_never_evicted() -> None:
-    house = House(max_streams=2)
-    broker = house.broker()
-    channels = [f"c{number}" for number in range(40)]
-    for channel in channels:
-        finish(broker.subscribe(channel))
-    before = heads(broker, *channels)
-    for number in range(100):
-        heads(broker, f"other{number}")
-    assert heads(broker, *channels) == before
-    assert len(house.exchange) <= 40 + 40 // 16 + 2
-    for channel in channels:
-        finish(broker.unsubscribe(channel))
-    for number in range(10):
-        heads(broker, f"more{number}")
-    assert len(house.exchange) == 2
-
-
-def test_own_exchange_has_the_limits_that_are_given() -> None:
-    broker = MemoryBroker(House().timers, max_streams=1, meta_ttl=5)
-    heads(broker, "a", "b")
-    assert (len(broker.exchange), broker.exchange.meta_ttl) == (1, 5)
-
-
-def test_keys_are_bounded_and_the_oldest_goes_first(caplog: pytest.LogCaptureFixture) -> None:
-    house = House(max_keys=2)
-    broker = house.broker()
-
-    def is_duplicate(key: str) -> bool:
-        return publish(broker, options=StreamOptions(idempotency_key=key)).duplicate
-
-    assert [is_duplicate(key) for key in "abbcbca"] == [False, False, True, False, True, True, False]
-    assert house.exchange.keys_evicted == 2
-    assert caplog.text.count("idempotency keys") == 1
-
-
-def test_epochs_do_not_follow_a_seed() -> None:
-    epochs = set()
-    for _ in range(20):
-        random.seed(1)
-        epochs.add(House().broker().stored("c").epoch)
-    assert len(epochs) == 20
-    assert all(len(epoch) == 8 and epoch.isascii() and epoch.isalpha() for epoch in epochs)
-
-
 # --- expiry
 
 
@@ -427,6 +360,27 @@ def test_heads_expire_unless_used() -> None:
     assert len(house.exchange) == 4
     after = heads(broker, "read", "asked", "published", "listened", "idle")
     assert [a.epoch == b.epoch for a, b in zip(before, after, strict=True)] == [True] * 4 + [False]
+
+
+def test_stream_that_was_only_asked_for_is_forgotten_after_a_minute() -> None:
+    house = House()
+    broker = house.broker()
+    finish(broker.subscribe("listened"))
+    heads(broker, *(f"invented{number}" for number in range(1000)))
+    before = heads(broker, "listened", "asked", "live")
+    publish(broker, "published", StreamOptions(size=1, ttl=1))
+    publish(broker, "live", StreamOptions())  # leaves a stream alone
+    house.pass_time(40)
+    heads(broker, "asked")
+    house.pass_time(40)
+    assert len(house.exchange) == 3
+    assert heads(broker, "listened", "asked") == before[:2]
+    house.pass_time(61)
+    assert list(house.exchange._asked) == ["listened"]
+    assert list(house.exchange._streams) == ["published"]
+    finish(broker.unsubscribe("listened"))
+    house.clock.move(60)  # the wheel stands still
+    assert heads(broker, "listened")[0].epoch != before[0].epoch
 
 
 def test_head_that_expired_is_gone_before_it_is_swept() -> None:

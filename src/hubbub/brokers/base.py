@@ -29,7 +29,7 @@ class StreamOptions(msgspec.Struct, frozen=True, gc=False):
 
     `size` publications are kept (0: none, no offset is given), for `ttl` seconds after the newest one. The same
     `idempotency_key` in the same channel publishes once within five minutes. A `version` (above 0) not higher than the
-    one last published under the same `version_epoch` is dropped.
+    stream's last one is dropped if its `version_epoch` is that one's, or empty; under another epoch it is news.
     """
 
     size: int = 0
@@ -50,7 +50,8 @@ class Source(Protocol):
     """A place that gives offsets and can be read back.
 
     - S1. Offsets of one epoch are contiguous from 1 and never reused; a stream that lost anything gets another epoch.
-    - S2. A stream exists from the first time that anybody asks for it: its epoch is made then, and stays.
+    - S2. A stream exists from the first time that anybody asks for it: its epoch is made then, and stays while anybody
+      listens. One that nothing was ever published in may be forgotten after a minute without listeners.
     - S3. `read` is one atomic look: its publications and its head belong to the same instant.
     - S4. Reading forward, publications are contiguous among themselves. The first one may lie beyond `after` + 1: what
       is missing was trimmed. Forward pages end early only at `limit`, at `max_bytes`, or at the head.

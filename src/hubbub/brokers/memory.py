@@ -23,7 +23,7 @@ from typing import Final
 
 from hubbub.brokers.base import BrokerEvents, Notice, Page, StreamOptions
 from hubbub.brokers.keys import MAX_KEYS, Keys
-from hubbub.brokers.stream import Stream
+from hubbub.brokers.stream import MAX_BYTES, Shelf, Stream
 from hubbub.clock import Timer, TimerWheel
 from hubbub.errors import BackendError
 from hubbub.model import Position, Publication, Published
@@ -38,21 +38,18 @@ META_TTL: Final = 30 * 86400.0
 #: The same for a stream into which nothing was ever published. Names cost nothing to invent, and who returns to such
 #: a stream under another epoch loads a state that it need not have loaded, but misses nothing.
 ASKED_TTL: Final = 60.0
-#: Heads alone cost about 0.4 KB: 400 MB. Above this the least recently used stream goes, first of all one into which
+#: Heads alone cost about 0.5 KB: 500 MB. Above this the least recently used stream goes, first of all one into which
 #: nothing was ever published.
 MAX_STREAMS: Final = 1_000_000
-#: What all publications that are kept may weigh. Above this the stream least recently published into is emptied; its
-#: head stays, so that who returns to it learns what it missed. One stream may weigh more, if it is alone.
-MAX_BYTES: Final = 256 << 20
 
 #: Seconds by which expired publications may linger in memory (never in what is read).
 _TICK = 1.0
+#: Seconds for which a publish counts as use: more of them within that time do not change who was used least recently.
+_GRAIN = 1.0
 #: Publications, heads and keys freed in one go, about 2 ms; the rest at the next turn of the wheel.
 _SLICE = 10_000
 #: Streams that are looked at to make room for one.
 _LOOKED_AT = 16
-#: Seconds between two lines in the log that say the same about a lack of room.
-_QUIET = 60.0
 _LETTERS = (string.ascii_letters.encode() * 5)[:256]
 #: `Position(…)` runs a Python function that does only this, at twice the cost.
 _position = tuple.__new__
@@ -71,9 +68,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_asked", "_due", "_kept", "_keys", "_listeners", "_order", "_streams", "_timer", "_warned", "_wheels",
-        "asked_ttl", "bytes", "bytes_evicted", "max_bytes", "max_streams", "meta_ttl", "publications_evicted",
-        "streams_evicted",
+        "_asked", "_due", "_keys", "_listeners", "_order", "_streams", "_timer", "_wheels", "asked_ttl", "max_streams",
+        "meta_ttl", "shelf", "streams_evicted",
     )  # fmt: skip
 
     def __init__(
@@ -87,18 +83,13 @@ class Exchange:
         self.meta_ttl = meta_ttl
         self.asked_ttl = min(ASKED_TTL, meta_ttl)
         self.max_streams = max_streams
-        self.max_bytes = max_bytes
-        self.bytes = 0  # that are kept now, in all streams
         self.streams_evicted = 0
-        self.publications_evicted = 0
-        self.bytes_evicted = 0
+        self.shelf = Shelf(max_bytes)
         self._keys = Keys(max_keys)
         # Streams that were published into, and those that were only asked for. Both least recently used first,
         # which makes it the order in which heads expire, too.
         self._streams: OrderedDict[str, Stream] = OrderedDict()
         self._asked: OrderedDict[str, Stream] = OrderedDict()
-        # Those that keep something, least recently published into first.
-        self._kept: OrderedDict[Stream, None] = OrderedDict()
         # Tuples, replaced and never changed: an announcement may go through one while somebody comes or
         # leaves.
         self._listeners: dict[str, tuple[BrokerEvents, ...]] = {}
@@ -107,7 +98,6 @@ class Exchange:
         self._order: list[int] = []
         self._wheels: list[TimerWheel] = []
         self._timer: Timer | None = None
-        self._warned: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._streams) + len(self._asked)
@@ -140,29 +130,24 @@ class Exchange:
         stream = self._streams.pop(channel, None) or self._asked.pop(channel, None)
         if stream is None:
             return
-        self.clear(stream)
         stream.retire()
         if stream.due:  # or names that come and go would pile up there
             del self._due[stream.due][stream]
             stream.due = 0
 
-    def clear(self, stream: Stream) -> None:
-        """Let go of its publications; the head stays."""
-        self.bytes -= stream.bytes
-        self._kept.pop(stream, None)
-        stream.clear()
-
     def _create(self, channel: str, now: float) -> Stream:
         if len(self) >= self.max_streams:
             self._make_room(now)
-        stream = self._asked[channel] = Stream(_new_epoch(), now)
+        stream = self._asked[channel] = Stream(_new_epoch(), now, shelf=self.shelf)
         if len(self._asked) == 1:
             self._arm()
         return stream
 
     def _open(self, channel: str, now: float) -> Stream:
-        """The stream of `channel`, to be published into."""
+        """The stream of `channel`, to be published into for the next `_GRAIN` seconds."""
         stream = self.stream(channel, now)
+        stream.published = now
+        self.shelf.touch(stream)
         if self._asked.pop(channel, None) is not None:
             self._streams[channel] = stream
         return stream
@@ -181,8 +166,9 @@ class Exchange:
                 if self._is_listened_to(order, channel, stream, now):
                     continue
                 self.forget(channel)
+                if self.streams_evicted % 10_000 == 0:
+                    log.warning("over %d streams: the least recently used ones are forgotten", self.max_streams)
                 self.streams_evicted += 1
-                self._warn(now, "over %d streams: the least recently used ones are forgotten", self.max_streams)
 
     def _is_listened_to(self, order: OrderedDict[str, Stream], channel: str, stream: Stream, now: float) -> bool:
         """To listen is to use: such a stream is not the least recently used one any more."""
@@ -192,48 +178,21 @@ class Exchange:
         order.move_to_end(channel)
         return True
 
-    def _lighten(self, now: float) -> None:
-        """Empty the streams least recently published into, until there is room; never the very last one."""
-        while self.bytes > self.max_bytes and len(self._kept) > 1:
-            stream = next(iter(self._kept))
-            self.publications_evicted += len(stream.items)
-            self.bytes_evicted += stream.bytes
-            self.clear(stream)
-            self._warn(
-                now, "over %d bytes are kept: the streams least recently published into are emptied", self.max_bytes
-            )
-
-    def _warn(self, now: float, message: str, limit: int) -> None:
-        if now >= self._warned.get(message, now):
-            self._warned[message] = now + _QUIET
-            log.warning(message, limit)
-
     # --- publishing
 
     def append(self, channel: str, publication: Publication, options: StreamOptions, now: float) -> Published:
         """Give the next offset, keep, and announce (B1)."""
         stream = self._streams.get(channel)
-        if stream is None or stream.touched + self.meta_ttl <= now:
+        if stream is None or stream.published + _GRAIN <= now:
             stream = self._open(channel, now)
-        else:  # what `stream` does, without the call
-            stream.touched = now
-            self._streams.move_to_end(channel)
         if options.version and not stream.is_news(options.version, options.version_epoch):
             return Published(stream.head, 0, True)
-        before = stream.bytes
         kept = stream.append(publication, options.size, now, options.ttl)
-        self.bytes += stream.bytes - before
-        if before:
-            self._kept.move_to_end(stream)
-        else:
-            self._kept[stream] = None
-        if self.bytes > self.max_bytes:
-            self._lighten(now)
         if not stream.due:
             self._schedule(stream)
         epoch = stream.epoch
-        position = _position(Position, (epoch, kept.offset))
-        return Published(position, self.announce(channel, kept, epoch))
+        nodes = self.announce(channel, kept, epoch) if channel in self._listeners else 0
+        return Published(_position(Position, (epoch, kept.offset)), nodes)
 
     def publish_once(self, channel: str, publication: Publication, options: StreamOptions, now: float) -> Published:
         """Publish unless the options' idempotency key was here already (B3)."""
@@ -351,7 +310,7 @@ class Exchange:
                 budget -= 1 + len(stream.items)
                 stream.due = 0
                 if stream.expires <= now:
-                    self.clear(stream)
+                    stream.clear()
                 elif stream.items:
                     self._schedule(stream)
             if not bucket:
@@ -456,7 +415,7 @@ class MemoryBroker:
         now = self._now()
         stream = self.exchange.stream(channel, now)
         if stream.expires <= now:
-            self.exchange.clear(stream)
+            stream.clear()
         look = stream.page_back if reverse else stream.page
         return Page(look(after, limit, max_bytes), stream.head)
 
@@ -469,7 +428,7 @@ class MemoryBroker:
         exchange = self.exchange
         return {
             "streams_evicted": exchange.streams_evicted,
-            "publications_evicted": exchange.publications_evicted,
-            "bytes_evicted": exchange.bytes_evicted,
+            "publications_evicted": exchange.shelf.publications_evicted,
+            "bytes_evicted": exchange.shelf.bytes_evicted,
             "keys_evicted": exchange.keys_evicted,
         }

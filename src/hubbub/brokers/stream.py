@@ -1,20 +1,67 @@
-"""One stream of the memory broker: a ring of publications that knows what it weighs.
+"""One stream of the memory broker, and the shelf on which many of them stand and which bears only so much.
 
-Answers for: giving offsets, keeping exactly the last ones (B2), reading them back (S4), and versions (B3). Refuses to
-know: its channel's name, other streams, what time it is, and how much all of them may weigh.
+Answers for: giving offsets, keeping exactly the last publications (B2), reading them back (S4), versions (B3), and the
+bound on the bytes that all streams keep. Refuses to know: channels, listeners, and what time it is.
 """
 
 from __future__ import annotations
 
-import operator
+import logging
 import sys
+from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Final
 
 from hubbub.model import Position, Publication
 
+log = logging.getLogger(__name__)
+
+#: What all publications of a shelf may weigh (`Publication.size`).
+MAX_BYTES: Final = 256 << 20
+
+#: Seconds between two lines in the log that say that there is no room.
+_QUIET = 60.0
+#: What a publication weighs besides its data if it has neither info nor tags. Most have not, and are spared the call.
+_BARE = Publication(b"").size
 _NEVER = sys.maxsize
-#: `Publication.size` as a function, for `map`.
-_weight = operator.attrgetter("size")
+
+
+class Shelf:
+    """What many streams keep, and what that weighs.
+
+    Above `max_bytes`, the stream least recently published into is emptied; its head stays, so that who returns to
+    it learns that something is missing. Never the one that is published into: a single one may weigh more.
+    """
+
+    __slots__ = ("_quiet_until", "bytes", "bytes_evicted", "kept", "max_bytes", "publications_evicted")
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self.bytes_evicted = 0
+        self.publications_evicted = 0
+        self.kept: OrderedDict[Stream, None] = OrderedDict()  # least recently published into first (see `touch`)
+        self._quiet_until = 0.0
+
+    def touch(self, stream: Stream) -> None:
+        """It is the one most recently published into. Who publishes says so, as exactly as it likes."""
+        if stream in self.kept:
+            self.kept.move_to_end(stream)
+
+    def lighten(self, now: float, spared: Stream) -> None:
+        """Empty streams, but not this one, until the rest is light enough."""
+        while self.bytes > self.max_bytes and len(self.kept) > 1:
+            stream = next(iter(self.kept))
+            if stream is spared:
+                self.kept.move_to_end(stream)
+                continue
+            before = self.bytes
+            self.publications_evicted += len(stream.items)
+            stream.clear()
+            self.bytes_evicted += before - self.bytes
+            if now >= self._quiet_until:
+                self._quiet_until = now + _QUIET
+                log.warning("over %d bytes of history: what was published into least recently goes", self.max_bytes)
 
 
 class Stream:
@@ -25,19 +72,21 @@ class Stream:
     """
 
     __slots__ = (
-        "bytes",
+        "_shelf",
+        "_weights",
         "due",
         "epoch",
         "expires",
         "first",
         "items",
+        "published",
         "top",
         "touched",
         "version",
         "version_epoch",
     )
 
-    def __init__(self, epoch: str, now: float) -> None:
+    def __init__(self, epoch: str, now: float, *, shelf: Shelf | None = None) -> None:
         self.epoch = epoch
         self.top = 0  # offset of the newest publication ever
         self.first = 1  # the oldest offset that is kept; above `top` while nothing is
@@ -45,10 +94,13 @@ class Stream:
         # trimming a list moves all of it, so it is done for an eighth at a time. A deque would cost 600 bytes
         # while empty.
         self.items: list[Publication] = []
-        self.bytes = 0  # what the items weigh
+        # What each item weighs. Kept, because asking them again when they go would cost more than all the rest.
+        self._weights: list[int] = []
+        self._shelf = shelf or Shelf()
         self.expires = 0.0  # when the publications do
         self.due = 0  # the tick in which the sweep looks after them; 0: none
-        self.touched = now
+        self.touched = now  # when it was last used
+        self.published = 0.0  # when it was last published into, to within a second
         self.version = 0
         self.version_epoch = ""
 
@@ -63,16 +115,24 @@ class Stream:
             self.clear()
         self.top = top = self.top + 1
         self.expires = now + ttl
-        items = self.items
+        data, info, tags = publication.data, publication.info, publication.tags
         # What `publication.at(top)` does, without the call.
-        kept = Publication(publication.data, top, publication.info, publication.tags, publication.binary)
+        kept = Publication(data, top, info, tags, publication.binary)
+        weight = _BARE + len(data) if info is None and tags is None else kept.size
+        shelf, items, weights = self._shelf, self.items, self._weights
+        if not weights:
+            shelf.kept[self] = None
         items.append(kept)
-        self.bytes += kept.size
+        weights.append(weight)
         if top - self.first >= size:
             self.first = top - size + 1
-            if len(items) > size + (size >> 3):
-                self.bytes -= sum(map(_weight, items[:-size]))
-                del items[:-size]
+            gone = len(items) - size
+            if gone > size >> 3:
+                weight -= weights[0] if gone == 1 else sum(weights[:gone])
+                del items[:gone], weights[:gone]
+        shelf.bytes += weight
+        if shelf.bytes > shelf.max_bytes:
+            shelf.lighten(now, self)
         return kept
 
     def is_news(self, version: int, version_epoch: str) -> bool:
@@ -115,14 +175,16 @@ class Stream:
 
     def clear(self) -> None:
         """Let go of the publications; the head stays."""
+        if self._weights:
+            self._shelf.bytes -= sum(self._weights)
+            self._shelf.kept.pop(self, None)
+            self._weights.clear()
         self.items.clear()
-        self.bytes = 0
         self.first = max(self.first, self.top + 1)  # a retired one stays retired
 
     def retire(self) -> None:
         """This life is over: nothing can be read of it any more."""
-        self.items.clear()
-        self.bytes = 0
+        self.clear()
         self.first = _NEVER
 
 

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 HISTORY_LIMIT = 300
 #: Bytes of payload in one answer about history.
 HISTORY_BYTES = 512 << 10
+#: Characters of what a publisher names its publications by; they are kept for minutes.
+MAX_KEY = 256
 #: Subscriptions that are told of a break at once; more are told in steps, so that a large channel does not return as
 #: one.
 BREAK_CROWD, BREAK_STEP = 500, 0.1
@@ -183,6 +185,8 @@ class Node:
         rules = rules or self.namespaces.resolve(channel)
         if tags:
             admit_tags(tags)
+        if options is not None and max(len(options.idempotency_key), len(options.version_epoch)) > MAX_KEY:
+            raise BadRequest(f"idempotency_key and version_epoch have at most {MAX_KEY} characters")
         publication = Publication(
             admit(data, rules.data, rules.max_bytes), 0, info, tags or None, rules.data == "binary"
         )
