@@ -1,7 +1,7 @@
 """Everything a developer does here: `python3 dev.py TASK [ARGUMENTS]`.
 
 It needs Python 3.11 and nothing else. Each task first makes ready what it needs, and only that: an
-environment on the Python that runs this file (.venv, or the folder that HUBBUB_VENV names), the packages of a
+environment on the Python that runs this file (.venv, or the folder that DEV_VENV names), the packages of a
 hash-pinned requirement file, this project in place, the browser client, a few Debian packages. What is there
 already costs nothing; a set-up that was interrupted goes on where it stopped. Then the task takes over this
 process.
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent
-VENV = ROOT / os.environ.get("HUBBUB_VENV", ".venv")
+VENV = ROOT / os.environ.get("DEV_VENV", ".venv")
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 WEB = ROOT / "web"

@@ -259,7 +259,7 @@ def test_subscription_claims_that_are_wrong_are_named(body: dict[str, Any], text
         b'{"info":"\xff"}',
         b'\xef\xbb\xbf{"sub":"42"}',
         b'{"info":' + b"[" * 20_000 + b"]" * 20_000 + b"}",
-        b'{"a":' * 8_000 + b"1" + b"}" * 8_000,
+        b'{"info":' + b'{"a":' * 8_000 + b"1" + b"}" * 8_000 + b"}",
         b'{"info":["\\ud83d",' + b"[" * 900 + b"]" * 900 + b"]}",
     ],
 )
