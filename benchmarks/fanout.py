@@ -1,6 +1,6 @@
 """CPU time a delivery: one channel with many subscribers, and many channels with one each.
 
-Answers for: rows `fanout` and `one-to-one`. Each repeat measures the floor and then the server, seconds apart, on the
+Answers for: rows `fanout`, `one-to-one` and `echo`. Each repeat measures the floor and then the server, seconds apart, on the
 same core and with the same readers, and a ratio is that of one repeat: on a shared machine the two slow down together.
 Refuses to know: processes (`processes`) and sockets (`clients`).
 """
@@ -169,6 +169,58 @@ def one_to_one(scale: Scale) -> Iterator[Row]:
             print_progress("one-to-one", repeat, pairs[-1])
         yield against_floor(
             f"1:1 in {scale.clients} channels, publish and reply", pairs, 3.0, complete=complete, bytes_a_delivery=size
+        )
+
+
+#: Connections that publish for others, as busy users do: many commands in one read, each in a frame of its own.
+PUBLISHERS = 10
+
+
+def one_to_one_from_a_few(scale: Scale) -> Iterator[Row]:
+    """A few publishers write one publication into each channel and wait for their replies; one subscriber a channel."""
+    with floor() as process, server() as ours, Crowd() as crowd:
+        plain = Floor(process, crowd, scale.clients)
+        audience = [Client(hello(f"own-{number}")) for number in range(scale.clients)]
+        publishers = [Client(hello()) for _ in range(min(PUBLISHERS, scale.clients))]
+        crowd.open(ours.port, [*audience, *publishers])
+        shares: list[list[bytes]] = [[] for _ in publishers]
+        for number in range(scale.clients):
+            shares[number % len(shares)].append(_publications(f"own-{number}", 1))
+        replies = [len(share) for share in shares]
+        frames = [b"".join(share) for share in shares]
+
+        everybody = [*audience, *publishers]
+        more = [1] * len(audience) + replies
+
+        def rounds(count: int) -> bool:
+            begin = [client.messages for client in everybody]
+            for number in range(1, count + 1):
+                for publisher, frame in zip(publishers, frames, strict=True):
+                    publisher.send(frame)
+                for client, start, due in zip(everybody, begin, more, strict=True):
+                    _until_messages(crowd, [client], start + number * due)
+            return all(
+                client.messages == start + count * due
+                for client, start, due in zip(everybody, begin, more, strict=True)
+            )
+
+        before = audience[-1].bytes
+        rounds(1)
+        size = audience[-1].bytes - before
+        pairs = []
+        complete = True
+        for repeat in range(scale.repeats):
+            floor_cost = plain.cost(size, scale.rounds)
+            cpu = ours.cpu()
+            complete &= rounds(scale.rounds)
+            pairs.append(((ours.cpu() - cpu) / scale.rounds / scale.clients * 1e6, floor_cost))
+            print_progress("one-to-one from a few", repeat, pairs[-1])
+        yield against_floor(
+            f"1:1 in {scale.clients} channels, {len(publishers)} publishers, with replies",
+            pairs,
+            3.0,
+            complete=complete,
+            bytes_a_delivery=size,
         )
 
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it ru
 
 from benchmarks.clients import say
 from benchmarks.crowds import crowd_returns, memory
-from benchmarks.fanout import fanout, one_to_one
+from benchmarks.fanout import fanout, one_to_one, one_to_one_from_a_few
 from benchmarks.latency import latency, slow
 from benchmarks.processes import CORES
 from benchmarks.report import Row, as_json, save, table
@@ -24,7 +24,8 @@ from benchmarks.scale import FULL, QUICK, SMOKE, Scale
 
 BENCHMARKS: dict[str, Callable[[Scale], Iterator[Row]]] = {
     "fanout": fanout,
-    "one-to-one": one_to_one,
+    "one-to-one": one_to_one_from_a_few,
+    "echo": one_to_one,
     "latency": latency,
     "memory": memory,
     "return": crowd_returns,

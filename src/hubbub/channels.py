@@ -24,6 +24,9 @@ MayRead = Literal["anyone", "subscriber", "nobody"]
 #: Characters; as in Centrifugo. Names travel in every push, so they stay short.
 MAX_CHANNEL_LENGTH = 255
 
+#: Names of channels that are remembered with their rules.
+MAX_KNOWN = 10_000
+
 #: The namespace of channels without a colon.
 DEFAULT = "default"
 
@@ -118,6 +121,7 @@ class Namespaces:
     def __init__(self, rules: Mapping[str, ChannelRules] | None = None) -> None:
         self._rules = dict(rules or {})
         self._rules.setdefault(DEFAULT, ChannelRules())
+        self._known: dict[str, ChannelRules] = {}  # names that were looked at already: every command asks
         for name in self._rules:
             if not _NAMESPACE.fullmatch(name):
                 raise ConfigurationError(
@@ -126,6 +130,9 @@ class Namespaces:
 
     def resolve(self, channel: str) -> ChannelRules:
         """The rules of `channel`. Raises UnknownChannel (102): no such namespace; BadRequest (107): a bad name."""
+        known = self._known.get(channel)
+        if known is not None:
+            return known
         namespace, colon, _ = channel.partition(":")
         rules = self._rules.get(namespace if colon else DEFAULT)
         if not 0 < len(channel) <= MAX_CHANNEL_LENGTH or _CONTROL.search(channel):
@@ -134,6 +141,9 @@ class Namespaces:
             raise UnknownChannel(
                 f"unknown channel: namespace {namespace!r} is not declared; add [channels.{namespace}]"
             )
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[channel] = rules
         return rules
 
     def __iter__(self) -> Iterator[tuple[str, ChannelRules]]:

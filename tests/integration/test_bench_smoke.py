@@ -21,7 +21,7 @@ def test_every_benchmark_runs_and_everything_that_is_due_arrives() -> None:
     report: dict[str, Any] = json.loads(done.stdout)
     assert report["mode"] == "smoke"
     rows: list[dict[str, Any]] = report["rows"]
-    assert len(rows) == 3 + 1 + 4 + 1 + 2 + 2
+    assert len(rows) == 3 + 1 + 1 + 4 + 1 + 2 + 2
     for row in rows:
         assert row["complete"], row
         assert row["ours"] >= 0

@@ -94,7 +94,7 @@ class Access:
     def publish(self, caller: Caller, channel: str, *, subscribed: bool) -> ChannelRules:
         """The rules to publish under. Raises PermissionDenied (103)."""
         rules = self.namespaces.resolve(channel)
-        if not self.insecure:
+        if not self.insecure and (rules.publish != "anyone" or self.personal.template):
             allowed = rules.may_publish(channel, caller.user, subscribed=subscribed)
             self._require(allowed and self._is_not_anothers(caller, channel))
         return rules

@@ -41,8 +41,9 @@ log = logging.getLogger(__name__)
 #: Looked at for every command.
 CONNECTED = State.CONNECTED
 
-#: Answers to the commands of one message that are written before the next one is run; one may have half a megabyte.
-ANSWERS_AT_ONCE = 4
+#: Bytes of an answer that is written before the next command is run: a message may hold a thousand commands, and the
+#: history of a channel may have half a megabyte. A thousand smaller ones are no more than the budget.
+LARGE_ANSWER = 1024
 
 
 class Transport(Protocol):
@@ -152,7 +153,7 @@ class Connection:
             return
         if not requests:
             self.rearm()  # a pong moves the deadline
-        if len(requests) == 1 and self._lanes is None and not self.is_paused and len(self.outbox) <= ANSWERS_AT_ONCE:
+        if len(requests) == 1 and self._lanes is None and not self.is_paused:
             if self._runs_on(requests[0]):  # nearly always alone, and nearly never
                 self._dam()
         else:
@@ -164,8 +165,6 @@ class Connection:
             self._held = [*self._held, *requests]  # a door may bring more after it was told to stop
             return
         for number, request in enumerate(requests):
-            if len(self.outbox) > ANSWERS_AT_ONCE:
-                self.flush()
             if self.is_paused or (self._lanes is not None and self._lanes.is_full):
                 self._held = requests[number:]
                 break
@@ -199,8 +198,8 @@ class Connection:
         except Exception as error:
             self._failed(request, error)
             return False
-        if result is not None and not self.is_closed:
-            self._node.hub.enqueue(self, self.variant.frame(self.variant.codec.reply(id, cast("Result", result))))
+        if result is not None:
+            self.raw(self.variant.codec.reply(id, cast("Result", result)))
         return False
 
     def _wait_for(self, request: Request, rest: eager.Rest[Result | None]) -> None:
@@ -277,6 +276,8 @@ class Connection:
         """One encoded message, in its order with everything else."""
         if not self.is_closed:
             self._node.hub.enqueue(self, self.variant.frame(message))
+            if len(message) > LARGE_ANSWER:
+                self.flush()
 
     def flush(self) -> None:
         """Write the outbox."""

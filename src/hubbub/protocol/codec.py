@@ -109,9 +109,10 @@ _decode_lines = msgspec.json.Decoder(Command).decode_lines
 
 
 def _info(info: ClientInfo) -> bytes:
-    """Without payloads the noun is written as it stands, which is most of the cost of a publication saved."""
-    is_plain = info.user and info.client and not info.conn_info and not info.chan_info
-    return _encode(info if is_plain else info_message(info))
+    """Without payloads no message is made of it, which is most of the cost of a publication saved."""
+    if info.conn_info or info.chan_info:
+        return _encode(info_message(info))
+    return _encode({"user": info.user, "client": info.client})
 
 
 class JsonCodec:
