@@ -1,8 +1,8 @@
 """CPU time a delivery: one channel with many subscribers, and many channels with one each.
 
-Answers for: rows `fanout`, `one-to-one` and `echo`. Each repeat measures the floor and then the server, seconds apart, on the
-same core and with the same readers, and a ratio is that of one repeat: on a shared machine the two slow down together.
-Refuses to know: processes (`processes`) and sockets (`clients`).
+Answers for: rows `fanout`, `one-to-one` and `echo`. Each repeat measures the floor and then the server, seconds apart,
+on the same core and with the same readers, and a ratio is that of one repeat: on a shared machine the two slow down
+together. Refuses to know: processes (`processes`) and sockets (`clients`).
 """
 
 from __future__ import annotations
