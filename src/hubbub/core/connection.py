@@ -119,7 +119,7 @@ class Connection:
         self.outbox: list[Any] = []
         self.is_closed = False
         self.is_paused = False
-        self._held: Sequence[Request] = ()  # of one message, while the peer does not take the answers
+        self._held: Sequence[Request] = ()  # read, and not begun: too much is under way or unsent
         self._dammed = False  # too many commands wait: nothing is read
         self._lanes: Lanes | None = None
         self._info: ClientInfo | None = None  # made when first asked for, anew when the credentials are

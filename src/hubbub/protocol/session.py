@@ -109,11 +109,6 @@ class Session:
         self.deadline = now + self.timing.pong
         return self.codec.ping
 
-    @property
-    def awaits_pong(self) -> bool:
-        """Whether a ping is out."""
-        return self._awaits_pong
-
     def _admit_unconnected(self, kind: str) -> None:
         """Whether `kind` may come before the client is connected; `connect` may come nowhere else."""
         if self.state is State.NEW:

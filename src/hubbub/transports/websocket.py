@@ -74,8 +74,8 @@ class WebSocketDoor:
         """Hand over what was read, in its order.
 
         First all sockets are read, then all messages are handled, then all answers are written: under load, going round
-        the kernel, the frame parser and the interpreter for each message costs a fifth more, since each pushes the
-        others' code out of the processor's cache (docs/design/doors.md).
+        the kernel, the frame parser and the interpreter for each message makes each push the others' code out of the
+        processor's cache (docs/design/doors.md).
         """
         inbox, self.inbox = self.inbox, []
         for socket, message, is_binary in inbox:
