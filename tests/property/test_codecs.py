@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw, Struct, structs
 
-from hubbub.errors import ProtocolError, ReplyError
+from hubbub.errors import BadRequest, ProtocolError, ReplyError
 from hubbub.model import ClientInfo, Publication
+from hubbub.payload import admit
 from hubbub.protocol.codec import JsonCodec
 from hubbub.protocol.messages import (
     PUSH_FIELDS,
@@ -381,7 +382,7 @@ def test_official_runtime_reads_pushes(channel: str, push: Any) -> None:
 @given(channel=texts, kept=publications(st.binary(max_size=300), opaque))
 @settings(max_examples=100)
 def test_official_runtime_reads_publications(channel: str, kept: Any) -> None:
-    pushed = protobuf.publication_push(protobuf.channel_prefix(channel), protobuf.publication(*kept))
+    pushed = protobuf.publication_push(protobuf.channel_prefix(channel), *kept)
     (reply,) = replies(pushed)
     assert reply.push.channel == channel
     assert as_read(reply.push.pub) == as_written(*kept)
@@ -461,7 +462,7 @@ def test_json_pushes_say_what_was_meant(channel: str, push: Any) -> None:
 @given(channel=texts, kept=publications(json_values, json_values))
 @settings(max_examples=100)
 def test_json_publications_say_what_was_meant(channel: str, kept: Any) -> None:
-    pushed = text_codec.publication_push(text_codec.channel_prefix(channel), text_codec.publication(*kept))
+    pushed = text_codec.publication_push(text_codec.channel_prefix(channel), *kept)
     assert b"\n" not in pushed
     assert json.loads(pushed) == {"push": {"channel": channel, "pub": publication_as_json(*kept)}}
 
@@ -485,6 +486,35 @@ def test_json_reads_any_bytes_or_says_so(message: bytes) -> None:
         pass
 
 
+@given(
+    payload=json_values,
+    at=st.integers(0, 60),
+    length=st.integers(0, 3),
+    patch=st.binary(max_size=2)
+    | st.sampled_from([b'"', b"{", b"]", b",", b"\\", b"1e999", b"-", b"\\ud800", b"\r", b""]),
+)
+@settings(max_examples=300)
+def test_payloads_that_json_lets_through_need_not_be_read_again(
+    payload: bytes, at: int, length: int, patch: bytes
+) -> None:
+    near = payload[:at] + patch + payload[at + length :]
+    try:
+        commands = text_codec.decode(b'{"id":1,"publish":{"channel":"c","data":' + near + b"}}")
+    except ProtocolError:
+        return
+    for command in commands:
+        if command.publish is not None and command.publish.data is not UNSET:
+            data = bytes(command.publish.data)
+            assert admitted(data, is_json=text_codec.checks_json) == admitted(data, is_json=False)
+
+
+def admitted(data: bytes, *, is_json: bool) -> bytes | str:
+    try:
+        return admit(data, "json", 1 << 20, is_json=is_json)
+    except BadRequest as error:
+        return error.message
+
+
 # ------------------------------------------------------------------------------------------------------- both
 
 
@@ -506,7 +536,7 @@ def test_joined_messages_are_read_back_in_their_order(codec: AnyCodec, data: st.
         st.builds(codec.reply, ids, answers(payload)),
         st.builds(codec.push, texts, pushes(payload)),
         st.builds(
-            lambda channel, kept: codec.publication_push(codec.channel_prefix(channel), codec.publication(*kept)),
+            lambda channel, kept: codec.publication_push(codec.channel_prefix(channel), *kept),
             texts,
             publications(payload, payload),
         ),

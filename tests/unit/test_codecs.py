@@ -122,7 +122,7 @@ def test_publish(codec: Codec) -> None:
     assert json.loads(bytes(command.publish.data)) == {"n": 1}  # type: ignore[arg-type]
 
     publication = Publication(b'{"n":1}', offset=1, info=ClientInfo("42", "b1"))
-    pushed = codec.publication_push(codec.channel_prefix("test"), codec.publication(publication))
+    pushed = codec.publication_push(codec.channel_prefix("test"), publication)
     assert to_sdk(codec, codec.join([pushed, codec.reply(3, PublishResult())])) == [
         {
             "push": {
@@ -511,6 +511,6 @@ def test_protobuf_leaves_out_zero_values_but_not_the_result() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 100, 127, 128, 16_383, 16_384, 2_097_152])
 def test_protobuf_lengths_of_any_size(size: int) -> None:
-    publication = binary.publication(Publication(b'"' + b"x" * size + b'"'))
+    publication = Publication(b'"' + b"x" * size + b'"')
     (reply,) = to_sdk(binary, binary.publication_push(binary.channel_prefix("c"), publication))
     assert reply == {"push": {"channel": "c", "pub": {"data": "x" * size}}}

@@ -70,7 +70,7 @@ def test_who_misses_what_cannot_be_encoded_is_told() -> None:
         house.forgives = True  # it is logged
         reader = subscribed(house, "room:1")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(reader.connection.variant, "_push", lambda prepared, body: 1 / 0)
+            patch.setattr(reader.connection.variant, "encode", lambda prepared, publication, epoch: 1 / 0)
             house.publish("room:1", b"1")
         assert reader.closed_with == 3009
         later = subscribed(house, "room:1")

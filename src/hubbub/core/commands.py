@@ -201,7 +201,8 @@ def publish(
         rules = node.access.publish(client, channel, subscribed=subscription is not None)
         if subscription is not None:
             subscription.may_publish = True  # neither its user nor the rules change while it lasts
-    rest = node.begin_publish(channel, _bytes(request.data), rules, client.info_in(subscription))
+    is_json = client.session.codec.checks_json
+    rest = node.begin_publish(channel, _bytes(request.data), rules, client.info_in(subscription), is_json=is_json)
     return PUBLISHED if rest is None else _published(rest)
 
 

@@ -16,7 +16,7 @@ import uuid
 from collections import deque
 from collections.abc import Sequence
 from types import CoroutineType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from hubbub.core import commands, eager
 from hubbub.core.hub import LOST, Subscription
@@ -189,7 +189,7 @@ class Connection:
             # reason to close: SDKs send connect and subscribe at once, and have to see the error (109: another token).
             return False
         try:
-            result = commands.COMMANDS[kind](self._node, self, id, body)
+            result: Any = commands.COMMANDS[kind](self._node, self, id, body)
             if isinstance(result, CoroutineType):
                 result, rest = eager.begin(result)
                 if rest is not None:
@@ -199,7 +199,7 @@ class Connection:
             self._failed(request, error)
             return False
         if result is not None:
-            self.raw(self.variant.codec.reply(id, cast("Result", result)))
+            self.raw(self.variant.codec.reply(id, result))
         return False
 
     def _wait_for(self, request: Request, rest: eager.Rest[Result | None]) -> None:

@@ -193,12 +193,16 @@ class Node:
         return await self.broker.publish(channel, publication, _stream_options(rules, options, ephemeral=ephemeral))
 
     def begin_publish(
-        self, channel: str, data: bytes, rules: ChannelRules, info: ClientInfo
+        self, channel: str, data: bytes, rules: ChannelRules, info: ClientInfo, *, is_json: bool
     ) -> Coroutine[Any, Any, Published] | None:
-        """`publish` for a client: what is left to wait for, None where the broker is done at once. The hottest path."""
+        """`publish` for a client: what is left to wait for, None where the broker is done at once. The hottest path.
+
+        `is_json`: its codec has read the payload as JSON already.
+        """
         format = rules.data
-        publication = Publication(admit(data, format, rules.max_bytes), 0, info, None, format == "binary")
-        options = _stream_options(rules, None, ephemeral=False)
+        admitted = admit(data, format, rules.max_bytes, is_json=is_json)
+        publication = Publication(admitted, 0, info, None, format == "binary")
+        options = EPHEMERAL if rules.delivery == "live" else StreamOptions(rules.kept, rules.history_ttl)
         if self._publish_now is None:
             return self.broker.publish(channel, publication, options)
         self._publish_now(channel, publication, options)

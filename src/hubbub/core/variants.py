@@ -26,22 +26,18 @@ class Framing(Protocol):
 class ClientVariant:
     """Implements the hub's Variant for clients."""
 
-    __slots__ = ("_body", "_push", "codec", "frame")
+    __slots__ = ("codec", "encode", "frame")
 
     def __init__(self, codec: Codec, framing: Framing) -> None:
         self.codec = codec
         #: One encoded message, ready to be written.
         self.frame: Callable[[bytes], Any] = framing.framer(binary=codec.binary)
-        self._body = codec.publication
-        self._push = codec.publication_push
+        #: A publication push, of what `prepare` returned: the codec's own method, since a call between would cost.
+        self.encode: Callable[[bytes, Publication, str], bytes] = codec.publication_push
 
     def prepare(self, channel: str) -> bytes:
         """The part of a push that is the same for all publications of `channel`."""
         return self.codec.channel_prefix(channel)
-
-    def encode(self, prepared: bytes, publication: Publication, epoch: str) -> bytes:
-        """A publication push."""
-        return self._push(prepared, self._body(publication, epoch))
 
     def notice(self, channel: str, notice: Notice) -> bytes:
         """A join or leave push."""

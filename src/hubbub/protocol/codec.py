@@ -39,12 +39,15 @@ class Codec(Protocol):
     - C3. What `reply`, `error`, `push` and `publication_push` return are whole messages; any sequence of them through
       `join` is one transport message that every client of the protocol reads back in that order.
     - C4. A reply always carries the field of its result, even when it is empty.
+    - C5. Where `checks_json`, each payload that `decode` lets through is one JSON value by its grammar, in UTF-8.
     """
 
     #: Whether transport messages are binary frames.
     binary: ClassVar[bool]
     #: The message that asks a client for its pong.
     ping: ClassVar[bytes]
+    #: Whether reading a message reads its payloads, too (C5), so that nobody need read them again.
+    checks_json: ClassVar[bool]
 
     def decode(self, message: bytes) -> list[Command]:
         """The commands of one transport message (C1, C2)."""
@@ -66,8 +69,8 @@ class Codec(Protocol):
         """A publication as it stands in results. `epoch` is given with the first one of a stream."""
         ...
 
-    def publication_push(self, channel: bytes, publication: bytes) -> bytes:
-        """A publication as a push: `channel` from `channel_prefix`, `publication` from `publication`. The hot path."""
+    def publication_push(self, channel: bytes, publication: Publication, epoch: str = "") -> bytes:
+        """A publication as a push, `channel` from `channel_prefix`. The hot path."""
         ...
 
     def channel_prefix(self, channel: str) -> bytes:
@@ -88,6 +91,13 @@ def _payload(data: bytes) -> Payload:
     return Raw(data) if data else UNSET
 
 
+def _require_utf8(message: bytes) -> None:
+    try:
+        message.decode()
+    except UnicodeDecodeError as error:
+        raise ProtocolError(f"not commands in JSON: {error}") from None
+
+
 def _decode_masked(message: bytes, error: Exception) -> list[Command]:
     """Second try, for the one kind of JSON that the parser refuses and browsers send."""
     masked = mask(message)
@@ -104,15 +114,11 @@ def _decode_masked(message: bytes, error: Exception) -> list[Command]:
     return commands
 
 
+#: Identities that are kept encoded, and the bytes of one.
+KNOWN_INFOS, INFO_BYTES = 4096, 512
+
 _encode = msgspec.json.encode
 _decode_lines = msgspec.json.Decoder(Command).decode_lines
-
-
-def _info(info: ClientInfo) -> bytes:
-    """Without payloads no message is made of it, which is most of the cost of a publication saved."""
-    if info.conn_info or info.chan_info:
-        return _encode(info_message(info))
-    return _encode({"user": info.user, "client": info.client})
 
 
 class JsonCodec:
@@ -120,12 +126,16 @@ class JsonCodec:
 
     binary: ClassVar[bool] = False
     ping: ClassVar[bytes] = b"{}"
+    checks_json: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._infos: dict[str, tuple[ClientInfo, bytes]] = {}
 
     def decode(self, message: bytes) -> list[Command]:
         """The commands of one transport message."""
+        if not message.isascii():
+            _require_utf8(message)  # payloads are not looked at below
         try:
-            if not message.isascii():
-                message.decode()  # payloads are not looked at below
             commands = _decode_lines(message)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             commands = _decode_masked(message, error)
@@ -155,28 +165,41 @@ class JsonCodec:
 
     def publication(self, publication: Publication, epoch: str = "") -> bytes:
         """A publication as it stands in results."""
+        return b'{"data":' + self._after_data_key(publication, epoch)
+
+    def publication_push(self, channel: bytes, publication: Publication, epoch: str = "") -> bytes:
+        """A publication as a push."""
+        if publication.tags is None and not epoch and not publication.binary:  # which is most
+            info, offset = publication.info, publication.offset
+            known = b"" if info is None else self._info(info)
+            return channel + publication.data + known + (b',"offset":%d}}}' % offset if offset else b"}}}")
+        return channel + self._after_data_key(publication, epoch) + b"}}"
+
+    def channel_prefix(self, channel: str) -> bytes:
+        """Everything of the push that stands before the publication's data."""
+        return b'{"push":{"channel":%b,"pub":{"data":' % _encode(channel)
+
+    def _after_data_key(self, publication: Publication, epoch: str) -> bytes:
         data = publication.data
-        if publication.binary:
-            data = b'"' + base64.b64encode(data) + b'"'
-        if publication.info is None and publication.tags is None and not epoch:
-            if publication.offset:
-                return b'{"data":%b,"offset":%d}' % (data, publication.offset)
-            return b'{"data":%b}' % data
-        return b'{"data":%b%b%b%b%b}' % (
-            data,
-            b"" if publication.info is None else b',"info":' + _info(publication.info),
+        return b"%b%b%b%b%b}" % (
+            b'"' + base64.b64encode(data) + b'"' if publication.binary else data,
+            b"" if publication.info is None else self._info(publication.info),
             b',"offset":%d' % publication.offset if publication.offset else b"",
             b',"tags":' + _encode(publication.tags) if publication.tags else b"",
             b',"epoch":' + _encode(epoch) if epoch else b"",
         )
 
-    def publication_push(self, channel: bytes, publication: bytes) -> bytes:
-        """A publication as a push."""
-        return channel + publication + b"}}"
-
-    def channel_prefix(self, channel: str) -> bytes:
-        """Everything of the push that stands before the publication."""
-        return b'{"push":{"channel":%b,"pub":' % _encode(channel)
+    def _info(self, info: ClientInfo) -> bytes:
+        """A client's public identity as a field. Kept while the client goes on publishing."""
+        found = self._infos.get(info.client)
+        if found is not None and found[0] is info:
+            return found[1]
+        field = b',"info":' + _encode(info_message(info))
+        if len(field) <= INFO_BYTES:
+            if len(self._infos) >= KNOWN_INFOS:
+                self._infos.clear()
+            self._infos[info.client] = info, field
+        return field
 
     def join(self, messages: list[bytes]) -> bytes:
         """One message a line."""

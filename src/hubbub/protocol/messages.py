@@ -33,8 +33,11 @@ MAX_COMMANDS = 1000
 REJECT_UNRECOVERED = 2
 
 
-class Message(Struct, omit_defaults=True):
-    """What all messages have in common: zero values stay off the wire."""
+class Message(Struct, omit_defaults=True, gc=False):
+    """What all messages have in common: zero values stay off the wire.
+
+    No message refers to itself, so the collector of circles need not look at them: they come and go by the thousand.
+    """
 
 
 # Requests ---------------------------------------------------------------------------------------------------------

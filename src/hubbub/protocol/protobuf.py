@@ -341,6 +341,7 @@ class ProtobufCodec:
     """Protobuf, every message prefixed by its length."""
 
     binary: ClassVar[bool] = True
+    checks_json: ClassVar[bool] = False
     ping: ClassVar[bytes] = b"\x00"
 
     def decode(self, message: bytes) -> list[Command]:
@@ -394,13 +395,14 @@ class ProtobufCodec:
             fields.append(_field(_EPOCH, epoch.encode()))
         return b"".join(fields)
 
-    def publication_push(self, channel: bytes, publication: bytes) -> bytes:
+    def publication_push(self, channel: bytes, publication: Publication, epoch: str = "") -> bytes:
         """A publication as a push. Three lengths, innermost first, then one copy."""
-        size = _number(len(publication))
-        push = len(channel) + len(size) + len(publication)
+        body = self.publication(publication, epoch)
+        size = _number(len(body))
+        push = len(channel) + len(size) + len(body)
         push_size = _number(push)
         reply_size = _number(len(_PUSH) + len(push_size) + push)
-        return b"".join((reply_size, _PUSH, push_size, channel, size, publication))
+        return b"".join((reply_size, _PUSH, push_size, channel, size, body))
 
     def channel_prefix(self, channel: str) -> bytes:
         """Everything of the push that stands before the publication's length."""

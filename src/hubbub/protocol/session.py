@@ -70,10 +70,13 @@ class Session:
         """The requests of one transport message. Raises ProtocolError for bytes or an order that is forbidden."""
         requests = []
         for command in self.codec.decode(message):
-            kind, body = _request_of(command)
-            if body is None:
-                self._pong(command, now)
-                continue
+            kind = "publish"
+            body: Message | None = command.publish  # nearly always, and alone
+            if body is None or command.connect or command.subscribe or command.unsubscribe:
+                kind, body = _request_of(command)
+                if body is None:
+                    self._pong(command, now)
+                    continue
             if self.state is not _CONNECTED or kind == "connect":
                 self._admit_unconnected(kind)
             if not command.id and kind != "send":
@@ -130,10 +133,7 @@ class Session:
 
 
 def _request_of(command: Command) -> tuple[str, Message | None]:
-    """The first request in the protocol's order. Publish is looked at first: it is nearly always alone."""
-    publish = command.publish
-    if publish is not None and command.connect is None and command.subscribe is None and command.unsubscribe is None:
-        return "publish", publish
+    """The first request in the protocol's order."""
     for kind in REQUEST_FIELDS:
         body = getattr(command, kind)
         if body is not None:
