@@ -1,11 +1,12 @@
 """Tokens in, credentials and grants out.
 
 Answers for: whether a JSON Web Token is to be believed, and what it says: who connects (a connection token),
-or who may subscribe to what (a subscription token). Mints both, for tests, the demo and the command line. The
-only module that knows `jwt`. Refuses to know: the time, which is an argument; connections; what follows.
+or who may subscribe to what (a subscription token). Mints both, for tests, the demo and the command line.
+Refuses to know: the time, which is an argument; signatures (`keys`); connections; what follows.
 
 - The signature comes first: no claim is read before it is right.
 - Whatever a token holds, verifying it raises TokenInvalid or TokenExpired and nothing else.
+- Time is compared without a leeway, as upstream: the log says by how many seconds a token is early or late.
 - What leaves here as `info` or `data` went through the gate (`payload`): it is embedded in frames unparsed.
 """
 
@@ -14,95 +15,206 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-import jwt
 import msgspec
-from jwt.algorithms import HMACAlgorithm
 
 from hubbub import payload
-from hubbub.errors import BadRequest, ConfigurationError, TokenExpired, TokenInvalid
+from hubbub.errors import BadRequest, TokenExpired, TokenInvalid
 from hubbub.model import Credentials, Grant, PersonalSubscription
+from hubbub.sparing import SparingLog
+
+if TYPE_CHECKING:
+    from hubbub.jwks import RemoteKeys
+    from hubbub.keys import KeyRing
 
 log = logging.getLogger(__name__)
 
 #: Characters. Checking that a token is base64 at all costs 60 us a KiB, whoever sent it.
 MAX_TOKEN_LENGTH = 65536
 
-#: Bytes. An HMAC key shorter than its hash is what can be guessed first (RFC 7518, 3.2).
-LONG_ENOUGH = 32
+#: Users of whom is remembered which expired token they brought.
+MAX_LATE = 1000
+
+#: Times that one expired token comes before somebody is told that it is always the same.
+AGAIN = 3
+
+#: Seconds until an SDK is back that was told to get a new token.
+SOONEST = 0.2
 
 #: Unix time of the year 10000. Beyond it are milliseconds by mistake, and a token that would never expire.
 _END_OF_TIME = 253_402_300_800
 
-_HMAC = {"HS256": HMACAlgorithm.SHA256, "HS384": HMACAlgorithm.SHA384, "HS512": HMACAlgorithm.SHA512}
-
 
 class TokenVerifier:
-    """Says whether tokens are to be believed. Without a secret it believes none.
+    """Says whether tokens are to be believed. Without a key it believes none.
 
-    Asymmetric keys (RS, ES, EdDSA) will be a second pair of algorithms and key beside the HMAC one, chosen
-    by configuration and never by the token, or a public key would be a forger's HMAC secret (RFC 8725, 2.1).
+    `hmac_secret` is for HS256, HS384 and HS512; `public_key` (PEM, or the path of a PEM file) for RS256, RS384, RS512,
+    ES256, ES384, ES512 or EdDSA (Ed25519), as the key is. Each may be several: all of them verify. The keys of
+    `jwks_url` are fetched between `start` and `stop`. With `issuer` or `audience` a token has to name it, or one of
+    them. Raises ConfigurationError.
     """
 
-    def __init__(self, hmac_secret: str) -> None:
-        self._key = _hmac_key(hmac_secret) if hmac_secret else None
-        self._jws = _hmac_signatures()
-        if self._key and len(self._key) < LONG_ENOUGH:
-            log.warning(
-                "auth.hmac_secret is %d bytes long and can be guessed; use %d random ones or more",
-                len(self._key),
-                LONG_ENOUGH,
-            )
+    def __init__(
+        self,
+        hmac_secret: str | Sequence[str] = "",
+        *,
+        public_key: str | Sequence[str] = (),
+        jwks_url: str = "",
+        issuer: str | Sequence[str] = (),
+        audience: str | Sequence[str] = (),
+    ) -> None:
+        self._issuers, self._audiences = _several(issuer), _several(audience)
+        self._remote: RemoteKeys | None = None
+        self._ring = self._keys(_several(hmac_secret), _several(public_key), jwks_url)
+        # Users: when the refused token expired, when it came last, and how often.
+        self._late: dict[str, tuple[float, float, int]] = {}
+        self._sparing = SparingLog(log)
+
+    def _keys(self, secrets: Sequence[str], public_keys: Sequence[str], jwks_url: str) -> KeyRing | None:
+        if not secrets and not public_keys and not jwks_url:
+            return None
+        # Imported where there are keys: cryptography takes a tenth of a second, which a publisher need not wait for.
+        from hubbub import keys
+
+        ours = [*map(keys.hmac_key, secrets), *map(keys.public_key, public_keys)]
+        for secret in ours[: len(secrets)]:
+            if len(secret.material) < keys.LONG_ENOUGH:
+                text = "auth.hmac_secret is %d bytes long and can be guessed; use %d random ones or more"
+                log.warning(text, len(secret.material), keys.LONG_ENOUGH)
+        if jwks_url:
+            from hubbub.jwks import RemoteKeys
+
+            keys.require_cryptography("auth.jwks_url")
+            self._remote = RemoteKeys(jwks_url)
+        return keys.KeyRing(ours, self._remote)
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether there is anything to believe a token by."""
+        return self._ring is not None
+
+    async def start(self) -> None:
+        """Fetch the keys of `jwks_url`, now and from now on. Waits some seconds at most, and never fails."""
+        if self._remote is not None:
+            await self._remote.start()
+
+    async def stop(self) -> None:
+        """End fetching. Idempotent."""
+        if self._remote is not None:
+            await self._remote.stop()
 
     def connection(self, token: str, time: float) -> Credentials:
-        """Who the bearer of a connection token is. Raises TokenInvalid or TokenExpired.
+        """Who the bearer of a connection token is. Raises TokenInvalid, TokenExpired, or InternalError (temporary)
+        while keys are being fetched.
 
         The result's `expire_at` may be past: the claim of that name is about the connection, not the token.
         """
-        claims = self._claims(token, _ConnectionClaims)
-        if claims.channel:
-            # A subscription token travels through more hands; it must not open a connection.
-            raise TokenInvalid("claim channel: this is a subscription token, not one to connect with")
-        credentials = Credentials(
-            user=_text("sub", claims.sub),
-            expire_at=_expiry(claims),
-            info=_gated("info", claims.info, claims.b64info),
-            subs=_subscriptions(claims),
-        )
-        _check_time(claims, time)
+        with self._logged("token to connect with", time):
+            claims = self._claims(token, _ConnectionClaims)
+            if claims.channel:
+                # A subscription token travels through more hands; it must not open a connection.
+                raise TokenInvalid("claim channel: this is a subscription token, not one to connect with")
+            credentials = Credentials(
+                user=_text("sub", claims.sub),
+                expire_at=_expiry(claims),
+                info=_gated("info", claims.info, claims.b64info),
+                subs=_subscriptions(claims),
+                issued_at=_issued(claims),
+            )
+        self._check_time(claims, time)
         return credentials
 
     def subscription(self, token: str, time: float) -> Grant:
-        """What a subscription token grants. Raises TokenInvalid or TokenExpired.
+        """What a subscription token grants. Raises as `connection` does.
 
         Whether its user and channel are those of the request is for the caller to compare.
         """
-        claims = self._claims(token, _SubscriptionClaims)
-        if not claims.channel:
-            raise TokenInvalid("claim channel: missing, and a subscription token is for one channel")
-        grant = Grant(
-            channel=_text("channel", claims.channel),
-            user=_text("sub", claims.sub),
-            expire_at=_expiry(claims),
-            info=_gated("info", claims.info, claims.b64info),
-            client=_text("client", claims.client),
-        )
-        _check_time(claims, time)
+        with self._logged("subscription token", time):
+            claims = self._claims(token, _SubscriptionClaims)
+            if not claims.channel:
+                raise TokenInvalid("claim channel: missing, and a subscription token is for one channel")
+            grant = Grant(
+                channel=_text("channel", claims.channel),
+                user=_text("sub", claims.sub),
+                expire_at=_expiry(claims),
+                info=_gated("info", claims.info, claims.b64info),
+                client=_text("client", claims.client),
+            )
+        self._check_time(claims, time)
         return grant
 
     def _claims(self, token: str, shape: type[_C]) -> _C:
-        if self._key is None:
-            raise TokenInvalid("no key to verify tokens with: auth.hmac_secret is empty")
+        if self._ring is None:
+            raise TokenInvalid(
+                "no key to verify tokens with: auth.hmac_secret is empty, and so are auth.public_key and auth.jwks_url"
+            )
         if len(token) > MAX_TOKEN_LENGTH:
             raise TokenInvalid(f"token of {len(token)} characters is over the limit of {MAX_TOKEN_LENGTH}")
+        claims = _read(self._ring.open(token), shape)
+        if self._issuers:
+            _require("iss", [claims.iss], self._issuers, "auth.issuer")
+        if self._audiences:
+            found = claims.aud if isinstance(claims.aud, list) else [claims.aud]
+            _require("aud", found, self._audiences, "auth.audience")
+        return claims
+
+    def _check_time(self, claims: _Claims, time: float) -> None:
+        """Comes last: a token that never was right is called wrong, not expired, which would invite a retry."""
+        if claims.exp is not None and claims.exp <= time:
+            self._log_late(claims.sub or "", claims.exp, time)
+            raise TokenExpired
+        if claims.nbf is not None and claims.nbf > time:
+            text = "a token of user %r is not valid yet, but in %.1f seconds: the clock of its issuer is ahead of ours"
+            self._sparing.warning("early", time, text, claims.sub or "", claims.nbf - time)
+            raise TokenExpired("token not valid yet")
+
+    def _log_late(self, user: str, exp: float, time: float) -> None:
+        """Tokens expire every day. But where the next one has expired as well, and is as much newer as time has passed,
+        they are new when they come: the clocks differ, or tokens live too short. And who brings the same one over and
+        over does not fetch another. (Two old tabs are none of that.)
+        """
+        late = time - exp
+        before, last, times = self._late.pop(user, (exp, time, 0))
+        if len(self._late) >= MAX_LATE:
+            self._late.clear()
+        times = times + 1 if exp == before else 1
+        self._late[user] = exp, time, times
+        if exp > before and time - last >= SOONEST and abs((exp - before) - (time - last)) <= 1:
+            text = "user %r brings one new token after the other that has expired, this one %.1f seconds ago: the clock"
+            text += " of their issuer is behind ours, or they live too short"
+            self._sparing.warning("late", time, text, user, late)
+        elif times >= AGAIN:
+            text = "user %r brings the same expired token again, %.1f seconds too late: getToken has to fetch a new one"
+            self._sparing.warning("again", time, text, user, late)
+        else:
+            log.info("a token of user %r expired %.1f seconds ago", user, late)
+
+    @contextmanager
+    def _logged(self, what: str, time: float) -> Iterator[None]:
+        """What is wrong with a token is said here, for the client is not told."""
         try:
-            # PyJWS and not PyJWT: the latter reads the clock, and converts claims that we want to refuse.
-            signed: bytes = self._jws.decode(token, self._key, algorithms=list(_HMAC))
-        except (jwt.PyJWTError, ValueError, RecursionError) as error:
-            raise TokenInvalid(f"token: {str(error)[:200]}") from None  # some texts quote the header
-        return _read(signed, shape)
+            yield
+        except TokenInvalid as error:
+            self._sparing.warning(what, time, "a %s is refused: %s", what, error)
+            raise
+
+
+def _several(values: str | Sequence[str]) -> tuple[str, ...]:
+    """One text, "" for none, or several."""
+    return tuple([values] if isinstance(values, str) else values) if values else ()
+
+
+def _require(claim: str, found: Sequence[Any], wanted: Sequence[str], setting: str) -> None:
+    """One of the wanted values, exactly."""
+    if any(isinstance(value, str) and value in wanted for value in found):
+        return
+    is_there = any(value is not None for value in found)
+    names = ", ".join(str(value)[:80] for value in found[:5])
+    said = f"is {names!r}, which is not" if is_there else "missing, but the token has to be for"
+    raise TokenInvalid(f"claim {claim}: {said} {setting} ({', '.join(wanted)})")
 
 
 # Claims -----------------------------------------------------------------------------------------------------
@@ -113,7 +225,9 @@ class _Claims(msgspec.Struct):
     sub: str | None = None
     exp: int | float | None = None
     nbf: int | float | None = None
-    iat: int | float | None = None  # checked for its type only: clocks of issuers run fast
+    iss: Any = None  # looked at where auth.issuer is set, and as freely as it was signed elsewhere
+    aud: Any = None
+    iat: int | float | None = None  # not compared with the time: clocks of issuers run fast
     expire_at: int | float | None = None
     info: Any = None
     b64info: str | None = None
@@ -177,12 +291,9 @@ def _expiry(claims: _Claims) -> float:
     return claims.expire_at
 
 
-def _check_time(claims: _Claims, time: float) -> None:
-    """Comes last: a token that never was right is called wrong, not expired, which would invite a retry."""
-    if claims.exp is not None and claims.exp <= time:
-        raise TokenExpired
-    if claims.nbf is not None and claims.nbf > time:
-        raise TokenExpired("token not valid yet")
+def _issued(claims: _Claims) -> float:
+    """When it was issued, 0 where it does not say so in earnest: milliseconds would be later than any revocation."""
+    return claims.iat if claims.iat is not None and 0 < claims.iat < _END_OF_TIME else 0
 
 
 def _subscriptions(claims: _ConnectionClaims) -> dict[str, PersonalSubscription]:
@@ -225,13 +336,25 @@ def connection_token(
     user: str,
     *,
     expire_at: float | None = None,
+    issued_at: float | None = None,
     info: object = None,
     channels: Sequence[str] = (),
+    issuer: str = "",
+    audience: str = "",
     algorithm: str = "HS256",
 ) -> str:
-    """A token for `user` to connect with; "" is anonymous. `expire_at` is Unix time, None for never."""
-    claims = {"sub": user, "exp": _whole(expire_at), "info": info, "channels": list(channels) or None}
-    return mint(secret, claims, algorithm=algorithm)
+    """A token for `user` to connect with; "" is anonymous. Times are Unix times; without `expire_at` it holds for ever.
+
+    Without `issued_at` it cannot be told from tokens that were revoked before it was made.
+    """
+    claims = {
+        "sub": user,
+        "iat": _whole(issued_at),
+        "exp": _whole(expire_at),
+        "info": info,
+        "channels": list(channels) or None,
+    }
+    return mint(secret, claims | _places(issuer, audience), algorithm=algorithm)
 
 
 def subscription_token(
@@ -240,12 +363,15 @@ def subscription_token(
     user: str = "",
     *,
     expire_at: float | None = None,
+    issued_at: float | None = None,
     info: object = None,
+    issuer: str = "",
+    audience: str = "",
     algorithm: str = "HS256",
 ) -> str:
-    """A token for `user` to subscribe to `channel`. `expire_at` is Unix time, None for never."""
-    claims = {"sub": user, "channel": channel, "exp": _whole(expire_at), "info": info}
-    return mint(secret, claims, algorithm=algorithm)
+    """A token for `user` to subscribe to `channel`. Times are Unix times; without `expire_at` it holds for ever."""
+    claims = {"sub": user, "channel": channel, "iat": _whole(issued_at), "exp": _whole(expire_at), "info": info}
+    return mint(secret, claims | _places(issuer, audience), algorithm=algorithm)
 
 
 def mint(secret: str, claims: Mapping[str, object], *, algorithm: str = "HS256") -> str:
@@ -253,46 +379,16 @@ def mint(secret: str, claims: Mapping[str, object], *, algorithm: str = "HS256")
 
     Raises ConfigurationError for a bad secret or algorithm, BadRequest for claims that JSON cannot hold.
     """
-    if algorithm not in _HMAC:
-        raise ConfigurationError(f"algorithm = {algorithm!r}: expected one of {', '.join(_HMAC)}")
+    from hubbub.keys import sign  # see TokenVerifier
+
     body = payload.encode({name: value for name, value in claims.items() if value is not None})
-    return _hmac_signatures().encode(body, _hmac_key(secret), algorithm)
+    return sign(body, secret, algorithm)
+
+
+def _places(issuer: str, audience: str) -> dict[str, object]:
+    return {"iss": issuer or None, "aud": audience or None}
 
 
 def _whole(time: float | None) -> float | None:
     """Whole seconds as an integer, which more libraries read than a fraction."""
     return int(time) if time is not None and time == int(time) else time
-
-
-# Keys -------------------------------------------------------------------------------------------------------
-
-
-class _HmacAlgorithm(HMACAlgorithm):
-    """HMAC whose key was judged once, by `_hmac_key`, and not again with every token.
-
-    Nor does PyJWT warn of a short one, which TokenVerifier does, once and with the name of the setting.
-    """
-
-    def prepare_key(self, key: str | bytes) -> bytes:
-        return key if isinstance(key, bytes) else super().prepare_key(key)
-
-    def check_key_length(self, key: bytes) -> str | None:
-        return None
-
-
-def _hmac_signatures() -> jwt.PyJWS:
-    """Knows the HMAC algorithms and no other: not even `none` by name."""
-    signatures = jwt.PyJWS(algorithms=[])
-    for name, hash_algorithm in _HMAC.items():
-        signatures.register_algorithm(name, _HmacAlgorithm(hash_algorithm))
-    return signatures
-
-
-def _hmac_key(secret: str) -> bytes:
-    """The secret as bytes, refused if it is empty, or a public key or JWK in the wrong place."""
-    try:
-        return HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
-    except jwt.PyJWTError as error:  # its texts do not repeat the secret
-        raise ConfigurationError(f"auth.hmac_secret: {error}") from None
-    except ValueError:
-        raise ConfigurationError("auth.hmac_secret: cannot be written in UTF-8") from None

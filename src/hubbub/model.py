@@ -98,6 +98,7 @@ class Credentials(msgspec.Struct, frozen=True):
     """Who a connection is, verified.
 
     `expire_at` is Unix time in seconds, 0 for never. `subs` are the channels it is subscribed to on connecting.
+    `issued_at` is when its token was made, as the token says, in Unix time; 0 where nobody says so.
     """
 
     user: str = ""
@@ -105,6 +106,7 @@ class Credentials(msgspec.Struct, frozen=True):
     info: bytes = b""
     data: bytes = b""
     subs: Mapping[str, PersonalSubscription] = msgspec.field(default_factory=dict)
+    issued_at: float = 0
 
 
 class Grant(msgspec.Struct, frozen=True):

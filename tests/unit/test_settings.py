@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.reading import read, refusal
 
 from hubbub.channels import ChannelRules
-from hubbub.errors import ConfigurationError
 from hubbub.settings import LOCAL_ORIGINS, Api, Auth, Client, Server, Settings, load, notes, origins
 
 HUBBUB_TOML = """
@@ -46,29 +45,15 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def read(toml: str | bytes = "", env: dict[str, str] | None = None, **arguments: object) -> Settings:
-    """`server__port=1` stands for the argument server.port."""
-    path = Path("hubbub.toml")
-    path.write_bytes(toml if isinstance(toml, bytes) else toml.encode())
-    return load(path, env or {}, {name.replace("__", "."): value for name, value in arguments.items()})
-
-
-def refusal(toml: str | bytes = "", env: dict[str, str] | None = None, **arguments: object) -> str:
-    with pytest.raises(ConfigurationError) as caught:
-        read(toml, env, **arguments)
-    assert caught.value.__cause__ is None
-    return str(caught.value)
-
-
 # Reading ----------------------------------------------------------------------------------------------------
 
 
 def test_defaults() -> None:
     settings = load(None, {})
     assert settings == load(None, {}, {}) == read() == Settings()
-    assert settings.server == Server("127.0.0.1", 8000, 1, (), "", "", "", ())
+    assert settings.server == Server("127.0.0.1", 8000, 1, (), "", "", "", (), 5)
     assert settings.auth == Auth("", anonymous=False, insecure=False, personal_channel="")
-    assert settings.client == Client(25, 8, 10, 30, 25, 128, 1024 * 1024)
+    assert settings.client == Client(25, 8, 10, 30, 25, 128, 1024 * 1024, 0, 0, "", 10)
     assert settings.channels == {}
     assert set(origins(settings).values()) == {"default"}
 
@@ -123,7 +108,7 @@ def test_places_add_up_within_a_namespace() -> None:
 
 def test_origins_name_every_key_once() -> None:
     keys = origins(read("[channels.chat]\n"))
-    assert len(keys) == 8 + 2 + 4 + 1 + 7 + 10
+    assert len(keys) == 9 + 2 + 8 + 1 + 11 + 11
     assert {"server.port", "broker.name", "auth.hmac_secret", "api.key", "channels.chat.delivery"} < set(keys)
 
 
@@ -163,6 +148,13 @@ CASES: list[tuple[str, str, str | None, Any]] = [
     ("broker.url", '"memory://"', "memory://", "memory://"),
     ("broker.name", '"my:app"', "my:app", "my:app"),
     ("auth.hmac_secret", '" a,b "', " a,b ", " a,b "),
+    ("auth.hmac_secret", '["new", "old"]', None, ("new", "old")),
+    ("auth.public_key", '"keys/public.pem"', "keys/public.pem", "keys/public.pem"),
+    ("auth.public_key", '["a.pem", "b.pem"]', None, ("a.pem", "b.pem")),
+    ("auth.jwks_url", '"https://id.example/jwks.json"', "https://id.example/jwks.json", "https://id.example/jwks.json"),
+    ("auth.jwks_url", '"http://[::1]:8080/jwks?a=b"', None, "http://[::1]:8080/jwks?a=b"),
+    ("auth.issuer", '"https://id.example"', "https://id.example", "https://id.example"),
+    ("auth.audience", '["chat", "feed"]', None, ("chat", "feed")),
     ("auth.anonymous", "true", "true", True),
     ("auth.anonymous", "true", "1", True),
     ("auth.anonymous", "false", "False", False),
@@ -184,6 +176,14 @@ CASES: list[tuple[str, str, str | None, Any]] = [
     ("channels.chat.history_ttl", '"5m"', "5m", 300),
     ("channels.chat.max_bytes", '"1KiB"', "1KiB", 1024),
     ("channels.chat.data", '"binary"', "binary", "binary"),
+    ("channels.chat.rate", '"20/s"', "20/s", "20/s"),
+    ("server.drain_time", "0", "0", 0),
+    ("server.drain_time", '"1m"', "1m", 60),
+    ("client.max_connections", "0", "0", 0),
+    ("client.max_connections_per_user", "5", "5", 5),
+    ("client.command_rate", '""', "", ""),
+    ("client.command_rate", '"100/m"', "100/m", "100/m"),
+    ("client.handler_timeout", '"500ms"', "500ms", 0.5),
 ]
 
 
@@ -246,6 +246,13 @@ def test_values(key: str, toml: str, variable: str | None, value: Any) -> None:
             "server.tls_certificate = 'c.pem': needs server.tls_key as well",
         ),
         ('[server]\ntls_key = "k.pem"', "server.tls_key = 'k.pem': needs server.tls_certificate as well"),
+        ("[auth]\nissuer = []", "auth.issuer = []: expected a string, or a list of strings that are not empty"),
+        ('[auth]\naudience = [""]', "auth.audience = ['']: expected a string, or a list of strings that are not empty"),
+        ("[auth]\nhmac_secret = [1]", "auth.hmac_secret = ***: expected a string, or a list"),
+        (
+            '[auth]\npublic_key = ["-----BEGIN PRIVATE KEY-----", 1]',
+            "auth.public_key = ***: expected a string, or a list",
+        ),
         ("[auth]\ninsecure = 1", "auth.insecure = 1: expected true or false, found an integer"),
         ('[auth]\ninsecure = "true"', "auth.insecure = 'true': expected true or false, found a string"),
         (
@@ -264,6 +271,19 @@ def test_values(key: str, toml: str, variable: str | None, value: Any) -> None:
         ("[client]\nstale_timeout = 0", "client.stale_timeout = 0.0: expected more than 0"),
         ('[client]\nstall_timeout = "0s"', "client.stall_timeout = 0.0: expected more than 0"),
         ("[client]\nmax_channels = 0", "client.max_channels = 0: expected more than 0"),
+        ("[client]\nmax_connections = -1", "client.max_connections = -1: expected 0 or more"),
+        ("[client]\nmax_connections_per_user = -1", "client.max_connections_per_user = -1: expected 0 or more"),
+        ("[client]\nhandler_timeout = 0", "client.handler_timeout = 0.0: expected more than 0"),
+        (
+            '[client]\ncommand_rate = "100"',
+            'client.command_rate = \'100\': expected a rate such as "20/s", "100/m" or "5000/h", or "" for no limit',
+        ),
+        ("[client]\ncommand_rate = 100", "client.command_rate = 100: expected a string, found an integer"),
+        (
+            '[channels.chat]\nrate = "20 a second"',
+            "channels.chat: rate = '20 a second': expected a rate such as",
+        ),
+        ("[server]\ndrain_time = -1", "server.drain_time = -1: expected seconds, or a duration"),
         (
             "[client]\npong_timeout = 25",
             "client.pong_timeout = 25.0: expected less than client.ping_interval, which is 25 seconds",
@@ -356,6 +376,41 @@ def test_what_is_overridden_is_checked_all_the_same() -> None:
     assert "server.port" in refusal('[server]\nport = "x"', {"HUBBUB_SERVER_PORT": "1"}, server__port=2)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "id.example",
+        "ftp://id.example/",
+        "file:///etc/passwd",
+        "https://",
+        "https://[::1/",
+        "https://a:b/",
+        "https://a b/",
+    ],
+)
+def test_what_is_no_url_of_keys(url: str) -> None:
+    assert refusal(f'[auth]\njwks_url = "{url}"') == (
+        f"hubbub.toml: auth.jwks_url = '{url}': expected a URL such as \"https://example.com/.well-known/jwks.json\""
+    )
+
+
+def test_a_password_in_the_url_of_keys_is_refused_and_not_shown() -> None:
+    text = refusal("", {"HUBBUB_AUTH_JWKS_URL": "https://me:hunter2@id.example/"})
+    assert text == "HUBBUB_AUTH_JWKS_URL: auth.jwks_url: expected a URL without a user or password"
+
+
+def test_the_first_secret_signs() -> None:
+    assert read().auth.signing_secret == ""
+    assert not read().auth.has_keys
+    assert read('[auth]\nhmac_secret = "a,b"').auth.signing_secret == "a,b"
+    auth = read('[auth]\nhmac_secret = ["new", "old"]\nissuer = ["me", "them"]\naudience = "us"').auth
+    assert auth.signing_secret == "new"
+    assert auth.own_claims == {"iss": "me", "aud": "us"}
+    assert auth.has_keys
+    assert Auth(public_key="x").has_keys
+    assert Auth(jwks_url="x").own_claims == {}
+
+
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "unix", "redis+sentinel", "postgresql"])
 def test_other_brokers_come_later(scheme: str) -> None:
     assert refusal("", {"HUBBUB_BROKER_URL": f"{scheme}://:hunter2@host"}) == (
@@ -369,139 +424,6 @@ def test_other_brokers_come_later(scheme: str) -> None:
 def test_personal_channels_of_declared_namespaces(template: str) -> None:
     toml = f'[auth]\npersonal_channel = "{template}"\n[channels.user]\n'
     assert read(toml).auth.personal_channel == template
-
-
-# Unknown things ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("toml", "key", "nearest"),
-    [
-        ("[server]\nprot = 1", "server.prot", "server.port"),
-        ('[server]\nhmac_secret = "x"', "server.hmac_secret", "auth.hmac_secret"),
-        ("port = 1", "port", "server.port"),
-        ("[servers]\nport = 1", "[servers]", "[server]"),
-        ("[channel.chat]\n", "[channel]", "[channels.<namespace>]"),
-        ("[channels.chat]\nhistory = 5", "channels.chat.history", "channels.chat.history_ttl"),
-        ("[channels.chat.room]\n", "channels.chat.room", "channels.chat.read"),
-        ("dev = true", "dev", "server.unix"),
-        ('[server]\n"po\\nrt" = 1', "server.'po\\nrt'", "server.port"),
-        ('["web server"]\nport = 1', "['web server']", "[server]"),
-    ],
-)
-def test_unknown_keys_of_the_file(toml: str, key: str, nearest: str) -> None:
-    text = refusal(toml)
-    assert text.startswith(f"hubbub.toml: unknown setting {key}; the nearest known one is ")
-    if key != "dev":
-        assert text.endswith(f" {nearest}")
-
-
-@pytest.mark.parametrize(
-    ("variable", "key", "nearest"),
-    [
-        ("HUBBUB_SERVER_PROT", "server.prot", "HUBBUB_SERVER_PORT (server.port)"),
-        ("HUBBUB_HMAC_SECRET", "hmac_secret", "HUBBUB_AUTH_HMAC_SECRET (auth.hmac_secret)"),
-        ("HUBBUB_CLIENT_PING", "client.ping", "HUBBUB_CLIENT_PING_INTERVAL (client.ping_interval)"),
-        (
-            "HUBBUB_CHANNELS_CHAT_DELIVRY",
-            "channels.chat_delivry",
-            "HUBBUB_CHANNELS_CHAT_DELIVERY (channels.chat.delivery)",
-        ),
-        (
-            "HUBBUB_CHANNELS_MY_ROOM_DELIVRY",
-            "channels.my_room_delivry",
-            "HUBBUB_CHANNELS_MY_ROOM_DELIVERY (channels.my-room.delivery)",
-        ),
-        ("HUBBUB_server_port", "server.port", "HUBBUB_SERVER_PORT (server.port)"),
-    ],
-)
-def test_unknown_variables(variable: str, key: str, nearest: str) -> None:
-    text = refusal("[channels.my-room]\n", {variable: "hunter2"})
-    assert text == f"{variable}: unknown setting {key}; the nearest known one is {nearest}"
-
-
-@pytest.mark.parametrize("variable", ["HUBBUB_", "HUBBUB_CHANNELS_", "HUBBUB_CHANNELS__READ", "HUBBUB_DEV", "HUBBUB_É"])
-def test_odd_variables_are_unknown_as_well(variable: str) -> None:
-    assert refusal("", {variable: "1"}).startswith(f"{variable}: unknown setting ")
-
-
-def test_an_ambiguous_variable() -> None:
-    toml = '[channels.my-chat]\n[channels."my.chat"]\n'
-    text = refusal(toml, {"HUBBUB_CHANNELS_MY_CHAT_READ": "nobody"})
-    assert text == "HUBBUB_CHANNELS_MY_CHAT_READ: could mean each of channels.my-chat, channels.my.chat"
-
-
-@pytest.mark.parametrize(
-    ("key", "nearest"),
-    [
-        ("server.prot", "server.port"),
-        ("port", "server.port"),
-        ("channels.chat", "channels.default."),
-        ("channels.chat.histroy_ttl", "channels.chat.history_ttl"),
-        ("", ""),
-        (".", ""),
-        ("channels..read", "channels.default.read"),
-        ("settings.sources", ""),
-        ("sources", ""),
-    ],
-)
-def test_unknown_arguments(key: str, nearest: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"^argument: unknown setting ") as caught:
-        load(None, {}, {key: 1})
-    assert nearest in str(caught.value)
-
-
-def test_variables_of_others_are_left_alone() -> None:
-    foreign = {
-        "PATH": "/bin",
-        "HUBBUBS": "1",
-        "hubbub_server_port": "1",
-        "HUBBUB_TEST_VALKEY": "/usr/bin/valkey-server",
-        # What Kubernetes sets in a pod beside the services hubbub, hubbub-server and hubbub-redis.
-        "HUBBUB_SERVICE_HOST": "10.0.0.1",
-        "HUBBUB_SERVICE_PORT": "8000",
-        "HUBBUB_SERVICE_PORT_HTTP": "8000",
-        "HUBBUB_PORT": "tcp://10.0.0.1:8000",
-        "HUBBUB_PORT_8000_TCP": "tcp://10.0.0.1:8000",
-        "HUBBUB_PORT_8000_TCP_ADDR": "10.0.0.1",
-        "HUBBUB_SERVER_PORT": "tcp://10.0.0.1:8000",
-        "HUBBUB_REDIS_SERVICE_HOST": "10.0.0.2",
-        "HUBBUB_REDIS_PORT_6379_TCP_PROTO": "tcp",
-    }
-    assert read("", foreign) == Settings()
-    assert refusal("", {"HUBBUB_PORT": "9000"}).endswith("HUBBUB_SERVER_PORT (server.port)")
-
-
-# Files that are none ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("toml", "place"),
-    [
-        ("[server]\nport = \n", "line 2, column 8"),
-        ("[server]\nport 8000\n", "line 2, column 6"),
-        ("[server\n", "line 1, column 8"),
-        ("[server]\nport = 1\n[server]\n", "line 3, column 8"),
-        ("a = 1\na = 2\n", "line 2, column 6"),
-        ("[server]\nallowed_origins = [", "line 2, column 20"),
-        ("host = 'x", "line 1, column 10"),
-        (b"[server]\nhost = '\xe9'\n", "line 2, column 9"),
-        (b"\xff\xfe[\0", "line 1, column 1"),
-        ("a = " + "9" * 5000, "line 1, column "),
-        ("a = " + "[" * 100_000, "line 1, column "),
-    ],
-)
-def test_what_is_not_toml(toml: str | bytes, place: str) -> None:
-    text = refusal(toml)
-    assert text.startswith(f"hubbub.toml, {place}")
-    assert re.search(r", column \d+: not (TOML|UTF-8)", text)
-
-
-def test_a_file_that_is_not_there() -> None:
-    with pytest.raises(ConfigurationError, match=r"^nowhere\.toml: cannot be read: No such file"):
-        load(Path("nowhere.toml"), {})
-    with pytest.raises(ConfigurationError, match=r"^\.: cannot be read: "):
-        load(Path(), {})
 
 
 # --dev and notes --------------------------------------------------------------------------------------------
@@ -535,6 +457,10 @@ def test_dev_gives_way_to_what_is_explicit() -> None:
     [
         ("", ["nobody may connect", "the HTTP API is closed"]),
         ("[auth]\nanonymous = true", ["the HTTP API is closed"]),
+        ('[auth]\npublic_key = "x.pem"', ["the HTTP API is closed"]),
+        ('[auth]\njwks_url = "https://a/"', ["the HTTP API is closed"]),
+        ('[auth]\njwks_url = "http://localhost:80/"', ["the HTTP API is closed"]),
+        ('[auth]\njwks_url = "http://a/"', ["auth.jwks_url is http: whoever is on the way", "the HTTP API is closed"]),
         ('[auth]\nhmac_secret = "x"\n[api]\nkey = "y"', []),
         (HUBBUB_TOML, ["auth.insecure = true (hubbub.toml)"]),
     ],
@@ -571,6 +497,8 @@ def test_secrets_are_not_in_reprs() -> None:
     ("toml", "env"),
     [
         ("[auth]\nhmac_secret = 20242024", {}),
+        ('[auth]\nhmac_secret = ["20242024", ""]', {}),
+        ('[auth]\njwks_url = "https://20242024@[/"', {}),
         ('[api]\nkey = ["20242024"]', {}),
         ('auth = "20242024"', {}),
         ('[auth]\nhmac_secrets = "20242024"', {}),
@@ -586,9 +514,8 @@ def test_secrets_are_not_in_errors(toml: str, env: dict[str, str]) -> None:
 
 
 def test_a_secret_of_the_wrong_type_is_named_without_its_value() -> None:
-    assert refusal("[auth]\nhmac_secret = 5") == (
-        "hubbub.toml: auth.hmac_secret = ***: expected a string, found an integer"
-    )
+    expected = "expected a string, or a list of strings that are not empty, found an integer"
+    assert refusal("[auth]\nhmac_secret = 5") == f"hubbub.toml: auth.hmac_secret = ***: {expected}"
 
 
 def test_settings_are_frozen() -> None:
