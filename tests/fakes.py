@@ -31,7 +31,7 @@ from hubbub.brokers.memory import Exchange, MemoryBroker
 from hubbub.channels import ChannelRules, Namespaces
 from hubbub.clock import ManualClock, TimerWheel
 from hubbub.core.access import Access
-from hubbub.core.connection import Connection
+from hubbub.core.connection import NO_HEAD, Connection, Head
 from hubbub.core.hooks import Handlers
 from hubbub.core.node import Limits, Node
 from hubbub.errors import BackendError
@@ -114,6 +114,7 @@ class FakeTransport:
 
     def __init__(self, budget: int = 1 << 20, *, deliver: Callable[[bytes], None] = lambda frame: None) -> None:
         self.framing = FRAMING
+        self.head: Head = NO_HEAD
         self.endpoint: Endpoint | None = None
         self.budget = budget
         self.taken = 0
@@ -354,7 +355,9 @@ class Client:
 
     def _push(self, push: dict[str, Any]) -> None:
         channel = push.get("channel", "")
-        if "pub" in push:
+        if "subscribe" in push:
+            self._joined(channel, push["subscribe"])
+        elif "pub" in push:
             assert self.is_subscribed.get(channel), f"a publication in {channel}, to which it is not subscribed"
             self._publication(channel, push["pub"])
         elif "unsubscribe" in push:

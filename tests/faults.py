@@ -39,7 +39,7 @@ A state machine that is not async holds an event loop and runs the driver's coro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from hubbub.brokers.base import Broker, BrokerEvents, Notice, Page, StreamOptions
@@ -50,7 +50,7 @@ from hubbub.presence.base import Presence
 
 T = TypeVar("T")
 
-CallKind = Literal["heads", "read", "subscribe", "unsubscribe", "publish", "notify"]
+CallKind = Literal["heads", "read", "subscribe", "unsubscribe", "publish", "notify", "remove_history", "watch"]
 
 
 async def let_run(turns: int = 10) -> None:
@@ -313,6 +313,14 @@ class UnreliableBroker:
         """Pass it on."""
         await self._pass("notify", (channel,), lambda: self._broker.notify(channel, notice))
 
+    async def remove_history(self, channel: str) -> None:
+        """Pass it on."""
+        await self._pass("remove_history", (channel,), lambda: self._broker.remove_history(channel))
+
+    async def watch(self, patterns: Collection[str]) -> None:
+        """Pass it on."""
+        await self._pass("watch", tuple(patterns), lambda: self._broker.watch(patterns))
+
     async def heads(self, channels: Sequence[str]) -> dict[str, Position]:
         """Pass it on."""
         return await self._pass("heads", channels, lambda: self._broker.heads(channels))
@@ -401,6 +409,14 @@ class SlowBroker:
     async def notify(self, channel: str, notice: Notice) -> None:
         """Slowly."""
         await _slowly(self._broker.notify(channel, notice))
+
+    async def remove_history(self, channel: str) -> None:
+        """Slowly."""
+        await _slowly(self._broker.remove_history(channel))
+
+    async def watch(self, patterns: Collection[str]) -> None:
+        """Slowly."""
+        await _slowly(self._broker.watch(patterns))
 
     async def heads(self, channels: Sequence[str]) -> dict[str, Position]:
         """Slowly."""

@@ -51,11 +51,13 @@ def leashed(*command: str | Path) -> list[str]:
 class Served:
     """A running server. Use it as a context manager, or `start` and `stop` it.
 
-    `config` is written into `folder` as TOML; the server listens on a free port, whatever the configuration says.
+    `config` is written into `folder` as TOML; the server listens on a free port, whatever the configuration says, or
+    behind the fast door on the `port` that is given.
     """
 
-    def __init__(self, config: str, folder: Path, door: Door = "websocket") -> None:
+    def __init__(self, config: str, folder: Path, door: Door = "websocket", *, port: int = 0) -> None:
         self.door = door
+        self._wanted = str(port)
         self.port = 0
         self._file = folder / f"{door}.toml"
         self._file.write_text(config)
@@ -67,7 +69,7 @@ class Served:
     def start(self) -> Self:
         """Return once it listens. Raises RuntimeError with what it printed if it does not."""
         command = {
-            "websocket": (sys.executable, "-m", "hubbub", "serve", "--config", self._file, "--port", "0"),
+            "websocket": (sys.executable, "-m", "hubbub", "serve", "--config", self._file, "--port", self._wanted),
             "asgi": (sys.executable, "-m", "tests.serving", self._file),
         }[self.door]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HUBBUB_")}

@@ -115,6 +115,12 @@ def _from_protobuf(data: bytes) -> dict[str, Any]:
         if 7 in push:
             inner = read_fields(push[7][-1])
             reply["push"]["unsubscribe"] = {"code": _number(inner, 2), "reason": _text(inner, 3)}
+        if 9 in push:
+            inner = read_fields(push[9][-1])
+            reply["push"]["subscribe"] = {
+                "recoverable": bool(_number(inner, 1)), "epoch": _text(inner, 4), "offset": _number(inner, 5),
+                "positioned": bool(_number(inner, 6)), "data": _text(inner, 7),
+            }  # fmt: skip
     for number, name in _REPLIES.items():
         if number in fields:
             body = fields[number][-1]

@@ -1,30 +1,66 @@
 """hubbub: real-time messaging for Python.
 
 Channels that browsers, phones and back-end code publish to and subscribe to, and that never lose their place.
+
+What stands here is loaded when it is first asked for: `hubbub --help` and a script that only wants an exception do not
+wait for a server.
 """
 
-from hubbub.app import History, Hubbub, Publication, Subscription
-from hubbub.core.reader import PositionLost
-from hubbub.errors import (
-    BackendError,
-    BadRequest,
-    ConfigurationError,
-    Disconnect,
-    HubbubError,
-    NotAvailable,
-    PermissionDenied,
-    ReplyError,
-    UnknownChannel,
-)
-from hubbub.model import ClientInfo, Position, PresenceStats, Published
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 from hubbub.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from hubbub.app import History, Hubbub, Subscription
+    from hubbub.core.reader import PositionLost
+    from hubbub.errors import (
+        BackendError,
+        BadRequest,
+        ConfigurationError,
+        Disconnect,
+        HubbubError,
+        NotAvailable,
+        PermissionDenied,
+        ReplyError,
+        UnknownChannel,
+    )
+    from hubbub.handlers.caller import Connection, Credentials
+    from hubbub.handlers.publication import Publication
+    from hubbub.handlers.rooms import Ephemeral
+    from hubbub.model import ClientInfo, Position, PresenceStats, Published
+
+_HOMES = {
+    "hubbub.app": ("History", "Hubbub", "Subscription"),
+    "hubbub.core.reader": ("PositionLost",),
+    "hubbub.errors": (
+        "BackendError",
+        "BadRequest",
+        "ConfigurationError",
+        "Disconnect",
+        "HubbubError",
+        "NotAvailable",
+        "PermissionDenied",
+        "ReplyError",
+        "UnknownChannel",
+    ),
+    "hubbub.handlers.caller": ("Connection", "Credentials"),
+    "hubbub.handlers.publication": ("Publication",),
+    "hubbub.handlers.rooms": ("Ephemeral",),
+    "hubbub.model": ("ClientInfo", "Position", "PresenceStats", "Published"),
+}
 
 __all__ = [
     "BackendError",
     "BadRequest",
     "ClientInfo",
     "ConfigurationError",
+    "Connection",
+    "Credentials",
     "Disconnect",
+    "Ephemeral",
     "History",
     "Hubbub",
     "HubbubError",
@@ -40,3 +76,15 @@ __all__ = [
     "UnknownChannel",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> object:
+    for home, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(importlib.import_module(home), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

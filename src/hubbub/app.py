@@ -1,41 +1,51 @@
 """`Hubbub`: the one object that an application holds. It builds the house from settings and opens its doors.
 
-Answers for: putting the parts together, starting and stopping them, and the Python face of publish, subscribe,
-history and presence. Refuses to know: listening sockets (`server`), and everything below by more than its
-constructor.
+Answers for: starting and stopping, and the Python face: publish, subscribe, history and presence, channel classes,
+handlers, RPCs, tokens, and what servers do to clients. Refuses to know: listening sockets (`server`), what handlers
+look like (`handlers`), how the house is built (`assembly`), and what is below by more than its methods.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
 from hubbub import payload
-from hubbub.auth import TokenVerifier
+from hubbub.assembly import node_of, overrides
+from hubbub.auth import mint
 from hubbub.brokers.base import StreamOptions
-from hubbub.brokers.memory import MemoryBroker
-from hubbub.channels import Namespaces, PersonalChannels
+from hubbub.captures import ChannelPattern
+from hubbub.channels import DEFAULT, ChannelRules, Delivery, JoinLeave, MayPublish, MayRead, MaySubscribe
 from hubbub.clock import Clock, SystemClock, TimerWheel
-from hubbub.core.access import Access
 from hubbub.core.connection import Connection, Transport
-from hubbub.core.node import HISTORY_LIMIT, Limits, Node
+from hubbub.core.node import HISTORY_LIMIT, Node
 from hubbub.core.reader import ChannelReader
-from hubbub.errors import HubbubError
+from hubbub.errors import BadRequest, ConfigurationError, HubbubError
+from hubbub.handlers.application import Application
+from hubbub.handlers.consumers import Consumer, Consumers
+from hubbub.handlers.publication import Publication, decoded
+from hubbub.handlers.rooms import Room
+from hubbub.handlers.signatures import require_name, where
+from hubbub.handlers.typed import Reader
 from hubbub.model import ClientInfo, Position, PresenceStats, Published
-from hubbub.model import Publication as Kept
-from hubbub.presence.memory import MemoryPresence
+from hubbub.payload import DataFormat
 from hubbub.protocol.codec import Codec
-from hubbub.protocol.session import Timing
-from hubbub.settings import Settings, load
+from hubbub.settings import Settings, line_of, load, notes
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeForm  # every type checker brings it; unions are no `type[T]`
+
     from hubbub.http.application import ASGIApp
+
+T = TypeVar("T")
+C = TypeVar("C", bound=type)
+H = TypeVar("H", bound=Callable[..., Awaitable[Any]])
 
 #: Where clients connect, as every SDK's documentation has it.
 WEBSOCKET_PATH = "/connection/websocket"
@@ -47,39 +57,48 @@ ENVELOPE = 4096
 #: Bytes of one subscribe command, with a long name and a long token.
 SUBSCRIBE_BYTES = 2048
 
-
-class Publication(msgspec.Struct, frozen=True):
-    """A publication as Python code gets it. `data` is the decoded payload (bytes in binary channels).
-
-    `position` is None for what is kept nowhere; `info` is the publishing client's, None for a server's publication.
-    """
-
-    channel: str
-    data: Any
-    position: Position | None = None
-    info: ClientInfo | None = None
-    tags: Mapping[str, str] = msgspec.field(default_factory=dict)
+#: Seconds that a token is good for if nobody says otherwise. SDKs fetch the next one in time.
+TOKEN_TTL = 3600.0
 
 
-class History(msgspec.Struct, frozen=True):
+class ChannelOptions(TypedDict, total=False):
+    """What `hub.channel` takes: the rules of `ChannelRules`, durations and sizes also as text ("5m", "64KiB")."""
+
+    delivery: Delivery
+    history_size: int
+    history_ttl: float | str
+    presence: bool
+    join_leave: JoinLeave
+    subscribe: MaySubscribe
+    publish: MayPublish
+    read: MayRead
+    data: DataFormat
+    max_bytes: int | str
+    rate: str
+
+
+class History(msgspec.Struct, Generic[T], frozen=True):
     """What a channel has kept, and where it stands."""
 
-    publications: list[Publication]
+    publications: list[Publication[T]]
     position: Position
 
 
-class Subscription:
+class Subscription(Generic[T]):
     """An `async for` over a channel, from `Hubbub.subscribe`. Use it as a context manager, so that it ends."""
 
-    def __init__(self, node: Node, channel: str, *, since: Position | None, history: int) -> None:
+    def __init__(
+        self, open_reader: Callable[[], ChannelReader], channel: str, *, since: Position | None, history: int, type: Any
+    ) -> None:
         self.channel = channel
-        self._reader = ChannelReader(node, channel)
+        self._open_reader = open_reader
+        self._payloads = Reader(type)
         self._start = (since, history)
         self._epoch = ""
-        self._is_open = False
+        self._reader: ChannelReader | None = None
 
     async def __aenter__(self) -> Self:
-        self._is_open = True
+        self._reader = self._open_reader()
         position = await self._reader.open(*self._start)
         self._epoch = position.epoch if position is not None else ""
         return self
@@ -87,18 +106,19 @@ class Subscription:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._reader.close()
+        if self._reader is not None:
+            self._reader.close()
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Publication:
-        if not self._is_open:
+    async def __anext__(self) -> Publication[T]:
+        if self._reader is None:
             raise HubbubError("this subscription is not open: use `async with hub.subscribe(...) as subscription`")
         publication = await self._reader.next()
         if publication is None:
             raise StopAsyncIteration
-        return _decoded(self.channel, publication, self._epoch)
+        return decoded(self.channel, publication, self._epoch, self._payloads)
 
 
 class Hubbub:
@@ -121,22 +141,89 @@ class Hubbub:
         clock: Clock | None = None,
         **sections: Mapping[str, object],
     ) -> None:
-        self.settings = settings or load(Path(config) if config is not None else None, None, _overrides(url, sections))
-        self.node = _build(self.settings, TimerWheel(clock or SystemClock()))
+        self.settings = settings or load(Path(config) if config is not None else None, None, overrides(url, sections))
+        self._said = (config, overrides(url, sections)) if settings is None else None
+        self._clock = clock
+        self._declared: list[tuple[ChannelPattern, ChannelRules]] = []
+        self._application = Application(lambda: self.node.observer, timeout=self.settings.client.handler_timeout)
+        self._consumers = Consumers(lambda: self.node)
         self._starts = 0
+        self._build()
+
+    def override(self, settings: Mapping[str, object]) -> None:
+        """Stronger settings than all that were given so far, by dotted key (`server.port`). Before the start only.
+
+        Raises ConfigurationError for what is wrong, HubbubError after the start.
+        """
+        if self._starts:
+            raise HubbubError("the hub is started: settings are given before")
+        if self._said is None:
+            raise HubbubError("this hub was made of ready settings: change those")
+        config, said = self._said
+        said = {**said, **settings}
+        self.settings = load(Path(config) if config is not None else None, None, said)
+        self._said = (config, said)
+        self._build()
+
+    def _build(self) -> None:
+        self._application.timeout = self.settings.client.handler_timeout
+        self.node = node_of(self.settings, TimerWheel(self._clock or SystemClock()), self._application)
+        for pattern, rules in self._declared:
+            self.node.namespaces.declare(pattern, rules)
+
+    def notes(self) -> list[str]:
+        """What whoever starts a server of this hub should know: who may not connect, and what is closed."""
+        return notes(self.settings, authenticates=self._application.authenticates, declares=bool(self._declared))
+
+    @contextmanager
+    def rehearsal(self, clock: Clock, settings: Mapping[str, object]) -> Iterator[None]:
+        """Inside, it is a hub on `clock` in a new house in memory, with everything that is registered so far, stronger
+        `settings` by dotted key, and new instances of the channel classes. Afterwards it is as it was.
+
+        For `hubbub.testing`. Raises HubbubError where the hub is started, ConfigurationError.
+        """
+        if self._starts:
+            raise HubbubError("the hub is started: let the test start it")
+        before = dict(self.__dict__)
+        try:
+            self._clock = clock
+            self._declared = list(self._declared)
+            self._application = self._application.renewed()
+            self._consumers = self._consumers.renewed()
+            if settings:
+                self.override(settings)
+            else:
+                self._build()
+            yield
+        finally:
+            self.__dict__ = before  # whatever happened inside
+
+    @property
+    def at_work(self) -> list[str]:
+        """The application's handlers that run at this moment, by where they stand."""
+        return [*self._application.at_work.values(), *self._consumers.at_work.values()]
 
     # lifetime -------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Begin. Every start needs its stop; the last stop ends it."""
+        """Begin; when it returns, all back-end handlers hear. Every start needs its stop; the last stop ends it.
+
+        Raises BackendError, and UnknownChannel for a handler of a channel that no rules know.
+        """
         if not self._starts:
             await self.node.start()
+            try:
+                await self._consumers.start()
+            except BaseException:
+                await self.node.stop()
+                raise
         self._starts += 1
 
     async def stop(self) -> None:
-        """Send every client away with a code that it comes back from, and let go of everything."""
+        """Let back-end handlers finish, send every client away with a code that it comes back from, and end."""
         self._starts = max(0, self._starts - 1)
         if not self._starts:
+            await self._consumers.stop()
             await self.node.stop()
 
     async def __aenter__(self) -> Self:
@@ -154,6 +241,109 @@ class Hubbub:
         async with self:
             yield
 
+    # what the application says --------------------------------------------------------------------------------------
+
+    def on(self, topic: str) -> Callable[[H], H]:
+        """A back-end handler of a channel, or of all that match a glob (`*`, `?`, `[abc]`), in every process that runs
+        this code.
+
+            @hub.on("orders.*")
+            async def show(publication: Publication[Order]): ...      # or: async def show(order: Order)
+
+        A payload that does not fit the annotation is refused at publish. Raises ConfigurationError.
+        """
+        require_name(topic, "hub.on")
+
+        def register(function: H) -> H:
+            self._consumers.add(Consumer(topic, function))
+            return function
+
+        return register
+
+    def channel(self, pattern: str, **options: Unpack[ChannelOptions]) -> Callable[[C], C]:
+        """All that clients may do in the channels of `pattern`, in one class.
+
+            @hub.channel("room:{room_id}", delivery="recent", presence=True)
+            class Room:
+                async def subscribe(self, connection: Connection, room_id: int) -> None: ...      # or raise
+                async def publish(self, connection: Connection, room_id: int, data: Note) -> Note | None: ...
+                async def join(self, connection: Connection, room_id: int) -> None: ...
+                async def leave(self, connection: Connection, room_id: int) -> None: ...
+
+        Each method may be left out, and so may each capture among its parameters. `publish` returns None to publish
+        the data as it came, a value to publish that instead, an `Ephemeral`, or raises.
+
+        `options` are the rules of these channels. Without `subscribe=` and `publish=`, a method of that name decides
+        (`publish` for subscribers only); both together have to agree. Raises ConfigurationError.
+        """
+        require_name(pattern, "hub.channel")
+
+        def register(of: C) -> C:
+            where_from = where(of)
+            parsed = ChannelPattern(pattern)
+            rules = self._rules_of(parsed, of, options)
+            self._refuse_second_rules(parsed, where_from)
+            self._application.add_room(Room(parsed, of, format=rules.data, ask=self._application.ask))
+            self.node.namespaces.declare(parsed, rules)
+            self._declared.append((parsed, rules))
+            return of
+
+        return register
+
+    def rpc(self, method: str) -> Callable[[H], H]:
+        """What clients call by name.
+
+            @hub.rpc("rooms.rename")
+            async def rename(connection: Connection, request: Rename) -> Room: ...
+
+        Raises ConfigurationError.
+        """
+        require_name(method, "hub.rpc")
+
+        def register(function: H) -> H:
+            self._application.add_rpc(method, function)
+            return function
+
+        return register
+
+    def authenticate(self, function: H) -> H:
+        """Who is it, where no token says so? `async def who(connection: Connection) -> Credentials | None`.
+
+        It is asked where a client brings no token, and with every token where no key is set to verify tokens with.
+        """
+        self._application.set_authenticate(function)
+        return function
+
+    def _rules_of(self, pattern: ChannelPattern, of: type, options: ChannelOptions) -> ChannelRules:
+        said: dict[str, object] = {**options}
+        if "subscribe" not in said:
+            if not hasattr(of, "subscribe"):
+                raise ConfigurationError(
+                    f"{where(of)} does not say who may subscribe to {pattern.text!r}: give it"
+                    " `async def subscribe(self, connection, ...)`,"
+                    " or hub.channel(..., subscribe='anyone' | 'user' | 'owner' | 'token' | 'nobody')"
+                )
+            said["subscribe"] = "anyone"
+        if "publish" not in said and hasattr(of, "publish"):
+            said["publish"] = "subscriber"
+        namespace = pattern.namespace or DEFAULT
+        try:
+            keys = {f"channels.{namespace}.{key}": value for key, value in said.items()}
+            return load(None, {}, keys).channels[namespace]
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{where(of)}: {str(error).removeprefix('argument: ')}") from None
+
+    def _refuse_second_rules(self, pattern: ChannelPattern, place: str) -> None:
+        """Rules of one namespace stand in one place."""
+        if pattern.namespace not in self.settings.channels:
+            return
+        section = f"channels.{pattern.namespace}"
+        sources = self.settings.sources.items()
+        origin = next((origin for key, origin in sources if key.startswith(f"{section}.")), "the settings")
+        line = line_of(Path(origin), section) if Path(origin).is_file() else None
+        other = f"{origin}, line {line}" if line else origin
+        raise ConfigurationError(f"{pattern.text!r} has its rules in [{section}] of {other}, and in {place}: keep one")
+
     # what it does ---------------------------------------------------------------------------------------------------
 
     async def publish(
@@ -166,38 +356,75 @@ class Hubbub:
         version: int = 0,
         ephemeral: bool = False,
     ) -> Published:
-        """Publish `data` (anything that JSON can hold; bytes in binary channels) and return where it stands.
+        """Publish `data` (anything that JSON can hold; text or bytes in channels of those) and return where it stands.
 
         With the same `idempotency_key` within five minutes it is published once. A `version` not above the last one is
         dropped. `ephemeral`: to whoever listens now, kept nowhere. Raises UnknownChannel, BadRequest, BackendError.
         """
+        self._require_start()
         rules = self.node.namespaces.resolve(channel)
-        if rules.data == "json":
-            body = payload.encode(data)
-        else:
-            body = data.encode() if isinstance(data, str) else bytes(data)
+        body = payload.body(data, rules.data)
         options = StreamOptions(idempotency_key=idempotency_key, version=version)
         return await self.node.publish(channel, body, options=options, tags=tags, rules=rules, ephemeral=ephemeral)
 
-    def subscribe(self, channel: str, *, history: int = 0, since: Position | None = None) -> Subscription:
+    async def publish_many(self, publications: Iterable[tuple[str, Any]]) -> list[Published]:
+        """Publish pairs of channel and data, in their order, and return where each stands.
+
+        All are looked at before the first is published: BadRequest and UnknownChannel name the first that is wrong, and
+        nothing was published then. Raises BackendError; those before it are published.
+        """
+        self._require_start()
+        bodies: list[tuple[str, bytes, ChannelRules]] = []
+        for number, (channel, data) in enumerate(publications):
+            try:
+                rules = self.node.namespaces.resolve(channel)
+                body = payload.body(data, rules.data)
+                self.node.admit(channel, body, rules)
+                bodies.append((channel, body, rules))
+            except BadRequest as error:
+                raise BadRequest(f"publication {number} ({channel}): {error.message}") from None
+        return [await self.node.publish(channel, body, rules=rules) for channel, body, rules in bodies]
+
+    @overload
+    def subscribe(self, channel: str, *, history: int = 0, since: Position | None = None) -> Subscription[Any]: ...
+    @overload
+    def subscribe(
+        self, channel: str, *, type: TypeForm[T], history: int = 0, since: Position | None = None
+    ) -> Subscription[T]: ...
+    def subscribe(
+        self, channel: str, *, type: Any = Any, history: int = 0, since: Position | None = None
+    ) -> Subscription[Any]:
         """Listen to `channel`, after its last `history` publications or after the position `since`, without a hole.
 
-        At most 300 of `history`, and not together with `since`. A reader that is slow is caught up from memory; one
-        that lost its place for good gets PositionLost. It ends when the hub stops.
+        `type` is what payloads are read as. At most 300 of `history`, and not together with `since`. A reader that is
+        slow is caught up from memory; one that lost its place for good gets PositionLost. It ends when the hub stops.
         """
         if history and since is not None:
             raise ValueError("give history or since: both say where to begin")
         if history > HISTORY_LIMIT:
             raise ValueError(f"history = {history}: at most {HISTORY_LIMIT}; read the rest with history()")
         self._require_start()
-        return Subscription(self.node, channel, since=since, history=history)
+        return Subscription(lambda: ChannelReader(self.node, channel), channel, since=since, history=history, type=type)
 
+    @overload
     async def history(
         self, channel: str, *, limit: int = -1, since: Position | None = None, reverse: bool = False
-    ) -> History:
-        """What `channel` has kept: at most `limit` (below 0: up to 300), after `since`; with `reverse` newest first."""
+    ) -> History[Any]: ...
+    @overload
+    async def history(
+        self, channel: str, *, type: TypeForm[T], limit: int = -1, since: Position | None = None, reverse: bool = False
+    ) -> History[T]: ...
+    async def history(
+        self, channel: str, *, type: Any = Any, limit: int = -1, since: Position | None = None, reverse: bool = False
+    ) -> History[Any]:
+        """What `channel` has kept: at most `limit` (below 0: up to 300), after `since`; with `reverse` newest first.
+
+        `type` is what payloads are read as; BadRequest names the field of one that does not fit.
+        """
+        self._require_start()
         page = await self.node.history(channel, limit, since, reverse=reverse)
-        return History([_decoded(channel, item, page.head.epoch) for item in page.publications], page.head)
+        reader = Reader(type)
+        return History([decoded(channel, item, page.head.epoch, reader) for item in page.publications], page.head)
 
     async def presence(self, channel: str) -> dict[str, ClientInfo]:
         """Who is in `channel`, by connection."""
@@ -206,6 +433,67 @@ class Hubbub:
     async def presence_stats(self, channel: str) -> PresenceStats:
         """How many are in `channel`."""
         return await self.node.presence_stats(channel)
+
+    async def channels(self, pattern: str = "") -> dict[str, int]:
+        """Channels that somebody listens to, and how many; `pattern` is a glob, empty for all."""
+        return self.node.channels(pattern)
+
+    async def subscribers(self, channel: str) -> int:
+        """How many subscriptions `channel` has, back-end code's included."""
+        return self.node.subscribers(channel)
+
+    # what servers do to clients -------------------------------------------------------------------------------------
+
+    def token(
+        self,
+        user: str,
+        *,
+        channel: str = "",
+        ttl: float | None = TOKEN_TTL,
+        info: object = None,
+        channels: Sequence[str] = (),
+    ) -> str:
+        """A token for `user` to connect with, and to be subscribed to `channels` at once; with `channel`, one to
+        subscribe to that. `ttl` in seconds, None: for ever. `info` is what others see of the user.
+
+        Raises ConfigurationError where there is no secret to sign with.
+        """
+        secret = self.settings.auth.signing_secret
+        if not secret:
+            raise ConfigurationError("auth.hmac_secret is empty: set it to sign tokens with")
+        now = int(self.node.clock.time())
+        return mint(
+            secret,
+            {
+                "sub": user,
+                "channel": channel or None,
+                "iat": now,
+                "exp": None if ttl is None else now + int(ttl),
+                "info": info,
+                "channels": list(channels) or None,
+                **self.settings.auth.own_claims,
+            },
+        )
+
+    async def disconnect(
+        self, user: str, *, client: str = "", code: int = 0, reason: str = "", whitelist: Collection[str] = ()
+    ) -> int:
+        """Close the connections of `user` (with `client`: that one), but those in `whitelist`. Returns how many.
+
+        `code` from 4000 to 4499 lets clients come back, 4500 to 4999 does not; without one they stay away (3503).
+        """
+        return self.node.control.disconnect(user, client, code=code, reason=reason, whitelist=whitelist)
+
+    async def unsubscribe(self, user: str, channel: str = "", *, client: str = "") -> int:
+        """End the user's subscriptions to `channel` (all channels if empty), and tell the clients. Returns how many."""
+        return self.node.control.unsubscribe(user, channel, client)
+
+    async def revoke(self, user: str, *, ttl: float = TOKEN_TTL) -> int:
+        """Close the connections of `user`, and refuse the tokens that were issued to it until now. Returns how many.
+
+        `ttl` in seconds is how long they are remembered: the longest that such a token can still be good.
+        """
+        return self.node.revoke(user, ttl=ttl)
 
     # doors ----------------------------------------------------------------------------------------------------------
 
@@ -228,6 +516,18 @@ class Hubbub:
 
     def asgi(self, fallback: ASGIApp | None = None) -> ASGIApp:
         """An ASGI application with the client endpoint, the HTTP API and the health pages; mount it or serve it."""
+        doors: ASGIApp | None = None
+        behind: Node | None = None
+
+        async def application(scope: Any, receive: Any, send: Any) -> None:
+            nonlocal doors, behind
+            if doors is None or behind is not self.node:  # only now: channels are declared after this was mounted
+                doors, behind = self._doors(fallback), self.node
+            await doors(scope, receive, send)
+
+        return application
+
+    def _doors(self, fallback: ASGIApp | None) -> ASGIApp:
         from hubbub.http.api import Api
         from hubbub.http.application import application
         from hubbub.transports.asgi import AsgiDoor
@@ -236,55 +536,10 @@ class Hubbub:
         server = self.settings.server
         door = AsgiDoor(
             self.connect,
+            refusal=self.node.refusal,
             gate=Gate(server.allowed_origins, server.trusted_proxies),
             max_message=self.max_message,
             write_budget=self.settings.client.write_budget,
         )
         api = Api(self.node, self.settings.api.key, max_body=max(1 << 20, self.max_message))
         return application(api.routes, door, path=WEBSOCKET_PATH, lifespan=self.lifespan, fallback=fallback)
-
-
-def _build(settings: Settings, timers: TimerWheel) -> Node:
-    namespaces = Namespaces(settings.channels)
-    auth, client = settings.auth, settings.client
-    return Node(
-        namespaces,
-        MemoryBroker(timers),
-        presence=MemoryPresence(),
-        timers=timers,
-        access=Access(
-            namespaces,
-            TokenVerifier(auth.hmac_secret),
-            personal=PersonalChannels(auth.personal_channel),
-            anonymous=auth.anonymous,
-            insecure=auth.insecure,
-        ),
-        limits=Limits(
-            timing=Timing(client.ping_interval, client.pong_timeout, client.stale_timeout),
-            stall_timeout=client.stall_timeout,
-            expired_grace=client.expired_grace,
-            max_channels=client.max_channels,
-            write_budget=client.write_budget,
-        ),
-    )
-
-
-def _overrides(url: str | None, sections: Mapping[str, Any]) -> dict[str, object]:
-    """Keyword arguments as dotted keys."""
-    found: dict[str, object] = {} if url is None else {"broker.url": url}
-    for section, values in sections.items():
-        if not isinstance(values, Mapping):
-            found[section] = values
-            continue
-        for name, value in values.items():
-            if isinstance(value, Mapping):
-                found |= {f"{section}.{name}.{key}": inner for key, inner in value.items()}
-            else:
-                found[f"{section}.{name}"] = value
-    return found
-
-
-def _decoded(channel: str, kept: Kept, epoch: str) -> Publication:
-    position = Position(epoch, kept.offset) if kept.offset else None
-    data = kept.data if kept.binary else payload.decode(kept.data)
-    return Publication(channel, data, position, kept.info, kept.tags or {})

@@ -12,8 +12,10 @@ from typing import Literal
 
 import msgspec
 
+from hubbub.captures import ChannelPattern
 from hubbub.errors import BadRequest, ConfigurationError, UnknownChannel
 from hubbub.payload import DataFormat
+from hubbub.rates import Rate, parse_rate
 
 Delivery = Literal["live", "latest", "recent"]
 JoinLeave = Literal["off", "asked", "always"]
@@ -38,6 +40,7 @@ class ChannelRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is kept in the channels of one namespace, and who may what there.
 
     `history_size` counts publications, `history_ttl` is in seconds, `max_bytes` limits one payload.
+    `rate` is a text such as "20/s", "" for no limit: what one connection may publish in one channel.
     """
 
     delivery: Delivery = "live"
@@ -50,6 +53,7 @@ class ChannelRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     read: MayRead = "subscriber"
     data: DataFormat = "json"
     max_bytes: int = 65536
+    rate: str = ""
 
     def __post_init__(self) -> None:
         for name, value in (("history_size", self.history_size), ("history_ttl", self.history_ttl)):
@@ -59,6 +63,10 @@ class ChannelRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigurationError(f"max_bytes = {self.max_bytes}: expected more than 0")
         if self.join_leave != "off" and not self.presence:
             raise ConfigurationError(f"join_leave = {self.join_leave!r} needs presence = true")
+        try:
+            parse_rate(self.rate)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"rate = {self.rate!r}: {error}") from None
 
     @property
     def has_memory(self) -> bool:
@@ -69,6 +77,11 @@ class ChannelRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def kept(self) -> int:
         """How many publications the source keeps."""
         return {"live": 0, "latest": 1}.get(self.delivery, self.history_size)
+
+    @property
+    def publish_rate(self) -> Rate | None:
+        """How often one connection may publish in one channel; None for no limit."""
+        return parse_rate(self.rate)
 
     def may_subscribe(self, channel: str, user: str) -> bool:
         """Whether `user` ("" is anonymous) may subscribe without a token."""
@@ -121,6 +134,7 @@ class Namespaces:
     def __init__(self, rules: Mapping[str, ChannelRules] | None = None) -> None:
         self._rules = dict(rules or {})
         self._rules.setdefault(DEFAULT, ChannelRules())
+        self._patterns: list[tuple[ChannelPattern, ChannelRules]] = []  # the most literal first
         self._known: dict[str, ChannelRules] = {}  # names that were looked at already: every command asks
         for name in self._rules:
             if not _NAMESPACE.fullmatch(name):
@@ -128,23 +142,47 @@ class Namespaces:
                     f"[channels.{name}]: a namespace has two or more of a-z A-Z 0-9 - _ . and nothing else"
                 )
 
+    def declare(self, pattern: ChannelPattern, rules: ChannelRules) -> None:
+        """Channels that match `pattern` have these rules, unless a more literal pattern matches, too.
+
+        Raises ConfigurationError where a namespace or a pattern of the same names is declared already.
+        """
+        if pattern.namespace in self._rules:
+            raise ConfigurationError(
+                f"namespace {pattern.namespace!r} has its rules already; {pattern.text!r} gives others"
+            )
+        for other, _ in self._patterns:
+            if other.collides(pattern):
+                raise ConfigurationError(f"{other.text!r} and {pattern.text!r} are the same channels: keep one")
+        self._patterns.append((pattern, rules))
+        self._patterns.sort(key=lambda entry: entry[0].rank, reverse=True)
+        self._known.clear()
+
     def resolve(self, channel: str) -> ChannelRules:
         """The rules of `channel`. Raises UnknownChannel (102): no such namespace; BadRequest (107): a bad name."""
         known = self._known.get(channel)
         if known is not None:
             return known
-        namespace, colon, _ = channel.partition(":")
-        rules = self._rules.get(namespace if colon else DEFAULT)
         if not 0 < len(channel) <= MAX_CHANNEL_LENGTH or _CONTROL.search(channel):
             raise BadRequest(_what_is_wrong(channel))
-        if rules is None:
-            raise UnknownChannel(
-                f"unknown channel: namespace {namespace!r} is not declared; add [channels.{namespace}]"
-            )
+        rules = self._declared(channel)
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
         self._known[channel] = rules
         return rules
+
+    def _declared(self, channel: str) -> ChannelRules:
+        for pattern, rules in self._patterns:
+            if pattern.match(channel) is not None:
+                return rules
+        namespace, colon, _ = channel.partition(":")
+        found = self._rules.get(namespace if colon else DEFAULT)
+        if found is not None:
+            return found
+        mine = [pattern.text for pattern, _ in self._patterns if pattern.namespace == namespace]
+        if mine:
+            raise UnknownChannel(f"unknown channel: {channel!r} matches none of {', '.join(mine)}")
+        raise UnknownChannel(f"unknown channel: namespace {namespace!r} is not declared; add [channels.{namespace}]")
 
     def __iter__(self) -> Iterator[tuple[str, ChannelRules]]:
         return iter(self._rules.items())
@@ -152,7 +190,8 @@ class Namespaces:
     @property
     def max_bytes(self) -> int:
         """The largest payload that any channel takes; frame limits follow from it."""
-        return max(rules.max_bytes for rules in self._rules.values())
+        declared = [rules for _, rules in self._patterns]
+        return max(rules.max_bytes for rules in [*self._rules.values(), *declared])
 
 
 def _what_is_wrong(channel: str) -> str:

@@ -10,6 +10,7 @@ one unbalanced bracket would swallow it.
 
 from __future__ import annotations
 
+import base64
 import json
 from itertools import accumulate
 from typing import Any, Literal, NoReturn
@@ -49,6 +50,24 @@ def admit(data: bytes, format: DataFormat, max_bytes: int, *, is_json: bool = Fa
         except UnicodeDecodeError:
             raise BadRequest("payload is not valid UTF-8, and this channel carries text") from None
     return data
+
+
+def from_json(data: bytes, format: DataFormat) -> bytes:
+    """What somebody who speaks JSON sent, as the bytes of this format: text is in a string there, and bytes in base64.
+
+    Raises BadRequest (107).
+    """
+    if format == "json":
+        return data
+    value = decode(data) if data else None
+    if not isinstance(value, str):
+        raise BadRequest(f"payload is no string, and this channel carries {format}")
+    if format == "text":
+        return value.encode("utf-8", "surrogatepass")  # which the gate refuses
+    try:
+        return base64.b64decode(value, validate=True)
+    except ValueError:
+        raise BadRequest("payload is not base64, in which JSON carries bytes") from None
 
 
 def admit_tags(tags: dict[str, str]) -> None:
@@ -119,19 +138,52 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = {0x5B: 1, 0x7B: 1, 0x5D: -1, 0x7D: -1}
 
 
+def body(value: Any, format: DataFormat) -> bytes:
+    """A Python value as what is published in a channel of this format. Raises BadRequest for what it cannot be."""
+    if format == "json":
+        if isinstance(value, bytes | bytearray | memoryview):
+            raise BadRequest("payload is bytes, and this channel carries json: decode it, or set its data = 'binary'")
+        return encode(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")  # which the gate refuses
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    wanted = "str" if format == "text" else "bytes"
+    raise BadRequest(f"payload is {type(value).__name__}, and this channel carries {format}: give {wanted}")
+
+
 def encode(value: Any) -> bytes:
     """A Python value as a JSON payload. Raises BadRequest naming what cannot be written."""
     try:
-        data = msgspec.json.encode(value)
+        data = msgspec.json.encode(value, enc_hook=_foreign)
         if b"null" in data:  # which is also what becomes of NaN and the infinities
-            json.dumps(msgspec.to_builtins(value), allow_nan=False)
+            _refuse_nan(value)
         return data
     except UnicodeEncodeError:
-        return json.dumps(
-            msgspec.to_builtins(value), allow_nan=False, separators=(",", ":")
-        ).encode()  # lone surrogates, as escapes
+        return json.dumps(_plain(value), allow_nan=False, separators=(",", ":")).encode()  # lone surrogates, as escapes
     except (TypeError, ValueError, RecursionError) as error:
         raise BadRequest(f"payload cannot be written as JSON: {error}") from None
+
+
+def _refuse_nan(value: Any) -> None:
+    try:
+        json.dumps(_plain(value), allow_nan=False)
+    except ValueError:
+        raise BadRequest("payload cannot be written as JSON: it holds NaN or an infinity; give None") from None
+
+
+def _plain(value: Any) -> Any:
+    return msgspec.to_builtins(value, enc_hook=_foreign)
+
+
+def _foreign(value: Any) -> Any:
+    """What msgspec does not know, and says itself what it is: a pydantic model."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    raise TypeError(
+        f"objects of type {type(value).__qualname__} have no place there;"
+        " give text, numbers, lists, dicts, dataclasses, structs or models"
+    )
 
 
 def decode(data: bytes) -> Any:

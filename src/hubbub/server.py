@@ -1,6 +1,10 @@
 """Serving: one port for everything, HTTP by uvicorn and WebSockets by the fast door.
 
-Answers for: the listening socket, TLS, and leaving in good order. Refuses to know: what is served.
+Answers for: the listening socket, TLS, signals, and leaving in good order. Refuses to know: what is served.
+
+SIGTERM drains: the port is free for the next process at once, the clients are sent away over `server.drain_time`, the
+requests under way end, and so does the process, with exit code 0. SIGINT (Ctrl-C) does all that without taking its
+time, and so does a second signal of either kind.
 """
 
 from __future__ import annotations
@@ -9,10 +13,14 @@ import asyncio
 import errno
 import logging
 import os
+import signal
 import socket
 import stat
+import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -53,10 +61,13 @@ class Server(uvicorn.Server):
             hub.connect,
             path=WEBSOCKET_PATH,
             gate=Gate(server.allowed_origins, server.trusted_proxies),
+            refusal=hub.node.refusal,
             max_message=hub.max_message,
             write_budget=client.write_budget,
         )
         self._on_ready = on_ready
+        self._drain_time = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
         tls: dict[str, Any] = (
             {"ssl_certfile": server.tls_certificate, "ssl_keyfile": server.tls_key} if server.tls_key else {}
         )
@@ -85,11 +96,26 @@ class Server(uvicorn.Server):
             sockets = listen(settings)
         if settings.unix:
             make_way(settings.unix)
-        try:
-            await super().serve(sockets)
-        finally:
-            if settings.unix and self.started:
-                make_way(settings.unix)
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came: to drain, or not to take any more time over it."""
+        if self.should_exit:
+            self._drain_time = 0.0
+            self.force_exit = True
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._hurry)
+        elif sig == signal.SIGTERM:
+            self._drain_time = self.hub.settings.server.drain_time
+        if sig == signal.SIGINT:
+            # What uvicorn hears of it raises again at the end, so that we end as interrupted programs do. Of SIGTERM it
+            # hears nothing: who was asked to stop, and did, has not failed.
+            super().handle_exit(sig, frame)
+        self.should_exit = True
+
+    def _hurry(self) -> None:
+        self.hub.node.tasks.begin(self.hub.node.drain(), "drain at once")
 
     async def startup(self, sockets: Any = None) -> None:
         """Listen, and say so."""
@@ -98,11 +124,12 @@ class Server(uvicorn.Server):
             await self._on_ready(self)
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Stop the node first, so that every client hears why, and give them a moment to answer."""
-        for listener in self.servers:
+        """Free the address, send the clients away, let requests under way end, and stop the node."""
+        if self.hub.settings.server.unix:
+            give_way(self.hub.settings.server.unix)
+        for listener in [*self.servers, *(sockets or ())]:
             listener.close()
-        self.door.is_open = False  # a request on a connection that is open already could still ask for an upgrade
-        await self.hub.node.stop()
+        await self.hub.node.drain(self._drain_time, _Progress())
         try:
             async with asyncio.timeout(GOODBYE):
                 await self.door.is_empty.wait()
@@ -111,6 +138,8 @@ class Server(uvicorn.Server):
         for client in list(self.door.sockets):
             client.abort()
         await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn leaves this out, and the node would not stop
+            await self.lifespan.shutdown()
 
     @property
     def address(self) -> str:
@@ -122,6 +151,20 @@ class Server(uvicorn.Server):
         scheme = "https" if server.tls_key else "http"
         host = f"[{server.host}]" if ":" in server.host else server.host
         return f"{scheme}://{host}:{port}"
+
+
+class _Progress:
+    """One line a second about a drain that takes longer than that."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + 1
+
+    def __call__(self, left: int, total: int) -> None:
+        now = time.monotonic()
+        if left and now >= self._next:
+            self._next = now + 1
+            sys.stderr.write(f"draining: {left} of {total} connections left\n")
+            sys.stderr.flush()
 
 
 def listen(server: ServerSettings) -> list[socket.socket]:
@@ -156,6 +199,11 @@ def make_way(path: str) -> None:
         if probe.connect_ex(path) == 0:
             raise ConfigurationError(f"server.unix = {path!r} is taken: a server listens there")
     os.unlink(path)
+
+
+def give_way(path: str) -> None:
+    """Remove our own Unix socket, as long as it is ours: the next process may take its place while we drain."""
+    Path(path).unlink(missing_ok=True)
 
 
 def _why_not(error: OSError, host: str, port: int) -> str:

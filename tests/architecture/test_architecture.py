@@ -25,6 +25,9 @@ STRUCT_FIELDS = 10
 PARAMETERS = 10
 POSITIONAL_PARAMETERS = 2
 
+#: Structs of options that users write: a second one would only be a second place to look.
+OPTIONS = {"ChannelRules": 12}
+
 #: Structs that mirror somebody else's table field by field, as the wire's messages do, have its size.
 MIRRORS = {PACKAGE / "protocol" / "messages.py"}
 
@@ -74,7 +77,11 @@ def test_protocols_are_small() -> None:
 
 def test_structs_are_small() -> None:
     sizes = ((path, node, fields(node)) for path, node in classes("Struct") if path not in MIRRORS)
-    nothing_in(f"{place(path, node)}: {size} fields" for path, node, size in sizes if size > STRUCT_FIELDS)
+    nothing_in(
+        f"{place(path, node)}: {size} fields"
+        for path, node, size in sizes
+        if size > OPTIONS.get(node.name, STRUCT_FIELDS)
+    )
 
 
 def test_constructors_take_few_things_and_by_name() -> None:

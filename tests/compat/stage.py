@@ -106,7 +106,25 @@ pong_timeout = 0.9
 expired_grace = 0.3
 """
 
-CONFIGURATIONS = {"insecure": INSECURE, "secure": SECURE, "brisk": BRISK}
+#: Clients are held to rates, and users to one connection.
+LIMITED = f"""
+{INSECURE}
+[channels.slow]
+rate = "3/m"
+
+[client]
+command_rate = "20/s"
+max_connections_per_user = 1
+"""
+
+#: Room for one.
+NARROW = f"""
+{INSECURE}
+[client]
+max_connections = 1
+"""
+
+CONFIGURATIONS = {"insecure": INSECURE, "secure": SECURE, "brisk": BRISK, "limited": LIMITED, "narrow": NARROW}
 
 #: Each SDK: which driver, and whether in Protobuf.
 SDKS: dict[str, tuple[Literal["node", "page", "python"], bool]] = {

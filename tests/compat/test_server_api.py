@@ -153,21 +153,60 @@ async def test_the_node_tells_about_itself(server: Cent) -> None:
 async def test_orders_for_users_who_are_not_there_succeed(server: Cent, user: str) -> None:
     await server.ask(cent.DisconnectRequest(user=user))
     await server.ask(cent.UnsubscribeRequest(user=user, channel="anywhere"))
+    await server.ask(cent.SubscribeRequest(user=user, channel="anywhere"))
+    await server.ask(cent.RefreshRequest(user=user, expired=True))
     assert (await server.ask(cent.PresenceRequest(channel=user))).presence == {}
     stats = await server.ask(cent.PresenceStatsRequest(channel=user))
     assert (stats.num_clients, stats.num_users) == (0, 0)
 
 
-LATER = [
-    cent.SubscribeRequest(user="u", channel="c"),
-    cent.RefreshRequest(user="u", expire_at=1),
-    cent.HistoryRemoveRequest(channel="c"),
-]
+async def test_removed_history_leaves_the_position(server: Cent, channel: str) -> None:
+    for number in range(3):
+        await server.ask(cent.PublishRequest(channel=channel, data=number))
+    await server.ask(cent.HistoryRemoveRequest(channel=channel))
+    history = await server.ask(cent.HistoryRequest(channel=channel, limit=10))
+    assert (history.publications, history.offset) == ([], 3)
+    assert (await server.ask(cent.PublishRequest(channel=channel, data="next"))).offset == 4
+    assert await server.refused(cent.HistoryRemoveRequest(channel=f"fast:{channel}")) == 108
 
 
-@pytest.mark.parametrize("request_", LATER, ids=lambda request: str(request.api_method))
-async def test_operations_to_come_are_refused_as_unknown_methods(server: Cent, request_: Any) -> None:
-    assert await server.refused(request_) == 104
+@pytest.mark.parametrize("parallel", [False, True])
+async def test_a_batch_is_answered_in_its_order(server: Cent, channel: str, parallel: bool) -> None:
+    requests = [
+        cent.PublishRequest(channel=channel, data=1),
+        cent.BroadcastRequest(channels=[f"{channel}-a", "nowhere:b"], data=2),
+        cent.ChannelsRequest(pattern="nothing*"),
+        cent.SubscribeRequest(user="nobody", channel=channel),
+        cent.InfoRequest(),
+    ]
+    result = await server.ask(cent.BatchRequest(requests=requests, parallel=parallel))
+    published, broadcast, channels, subscribed, info = result.replies
+    assert published.offset == 1
+    assert [response.error and response.error.code for response in broadcast.responses] == [None, 102]
+    assert channels.channels == {}
+    assert isinstance(subscribed, cent.SubscribeResult)
+    assert info.nodes[0].uid
+
+
+async def test_every_field_of_subscribe_and_refresh_is_taken(server: Cent, channel: str, user: str) -> None:
+    yes = cent.BoolValue(value=True)
+    override = cent.ChannelOptionsOverride(presence=yes, force_recovery=yes)
+    await server.ask(
+        cent.SubscribeRequest(
+            user=user,
+            channel=channel,
+            info={"seat": 7},
+            b64info=base64.b64encode(b"{}").decode(),
+            client="c",
+            session="s",
+            data=[1],
+            b64data=base64.b64encode(b"1").decode(),
+            recover_since=cent.StreamPosition(offset=1, epoch="e"),
+            override=override,
+        )
+    )
+    await server.ask(cent.RefreshRequest(user=user, client="c", session="s", expired=True, expire_at=1))
+    assert await server.refused(cent.SubscribeRequest(user=user, channel="nowhere:room")) == 102
 
 
 # what clients see of it ---------------------------------------------------------------------------------------------
@@ -264,3 +303,36 @@ async def test_servers_choose_among_connections(secure: Served, api: Api, connec
     await api(secure).disconnect(cent.DisconnectRequest(user=user, whitelist=[second.id]))
     assert (await third.log.next("disconnected"))["code"] == 3503
     await second.lives()
+
+
+async def test_servers_subscribe_who_is_connected(
+    secure: Served, api: Api, connected: Open, channel: str, user: str
+) -> None:
+    """The Python SDK does not tell its user of subscriptions that come later; presence does."""
+    server = api(secure)
+    client = await connected(secure.websocket_url, user=user)
+    await server.subscribe(cent.SubscribeRequest(user=user, channel=channel, info={"seat": 7}, data={"why": "you"}))
+    presence = (await server.presence(cent.PresenceRequest(channel=channel))).presence
+    assert {client: info.chan_info for client, info in presence.items()} == {client.id: {"seat": 7}}
+    await server.publish(cent.PublishRequest(channel=channel, data=1))
+    await client.lives()
+    await server.unsubscribe(cent.UnsubscribeRequest(user=user, channel=channel))
+    assert (await server.presence(cent.PresenceRequest(channel=channel))).presence == {}
+    await client.lives()
+
+
+async def test_servers_end_a_connection_as_expired_and_it_comes_back_with_another_token(
+    secure: Served, api: Api, connected: Open, user: str
+) -> None:
+    client = await connected(secure.websocket_url, user=user)
+    assert (await client.log.next("connecting"))["code"] == 0
+    await api(secure).refresh(cent.RefreshRequest(user=user, expired=True))
+    assert (await client.log.next("connecting"))["code"] == 3005
+    await client.back()
+    await client.lives()
+
+
+async def test_servers_give_a_connection_another_end(secure: Served, api: Api, connected: Open, user: str) -> None:
+    client = await connected(secure.websocket_url, user=user)
+    await api(secure).refresh(cent.RefreshRequest(user=user, expire_at=4_000_000_000))
+    await client.lives()

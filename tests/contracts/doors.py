@@ -26,6 +26,7 @@ from starlette.types import ASGIApp
 from hubbub.http.application import application
 from hubbub.protocol.codec import Codec
 from hubbub.transports.asgi import AsgiDoor, AsgiTransport
+from hubbub.transports.endpoint import Refusal, nobody_is_refused
 from hubbub.transports.handshake import Gate
 from hubbub.transports.upgrade import Http
 from hubbub.transports.websocket import Socket, WebSocketDoor
@@ -134,6 +135,7 @@ async def served(
     probe: type[Probe] = Probe,
     *,
     gate: Gate | None = None,
+    refusal: Refusal = nobody_is_refused,
     max_message: int = 65536,
     write_budget: int = 1 << 18,
     close_timeout: float = 5.0,
@@ -145,6 +147,7 @@ async def served(
     serving = Serving(kind, probe)
     limits: dict[str, Any] = {
         "gate": gate or Gate(),
+        "refusal": refusal,
         "max_message": max_message,
         "write_budget": write_budget,
         "close_timeout": close_timeout,

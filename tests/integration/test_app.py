@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from tests.fakes import FakeTransport
 
 from hubbub import ConfigurationError, Hubbub, HubbubError, Position, PositionLost, Publication, ReplyError
-from hubbub.core.hooks import Caller
+from hubbub.core.hooks import Caller, NoHandlers
 from hubbub.core.reader import QUEUE_LIMIT
 from hubbub.protocol.codec import JsonCodec
 
@@ -30,7 +31,7 @@ async def hub() -> AsyncIterator[Hubbub]:
         yield hub
 
 
-async def take(stream: AsyncIterator[Publication], count: int) -> list[object]:
+async def take(stream: AsyncIterator[Publication[Any]], count: int) -> list[object]:
     """The data of the next `count` publications."""
     async with asyncio.timeout(5):
         return [(await anext(stream)).data for _ in range(count)]
@@ -215,7 +216,7 @@ async def test_history_and_since_are_two_beginnings(hub: Hubbub) -> None:
         hub.subscribe("recent:a", history=301)
 
 
-class Slow:
+class Slow(NoHandlers):
     """An application whose handler uses what needs a current task."""
 
     async def rpc(self, caller: Caller, method: str, data: bytes) -> bytes:

@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
         "default": {"subscribe": "anyone", "presence": True},
         "log": {"delivery": "recent", "subscribe": "anyone"},
         "raw": {"delivery": "recent", "data": "binary", "subscribe": "anyone"},
+        "words": {"delivery": "recent", "data": "text"},
     },
 }
 
@@ -103,7 +104,8 @@ async def test_cent_publishes_and_reads_history(api: cent.AsyncClient) -> None:
 async def test_the_same_idempotency_key_publishes_once(api: cent.AsyncClient) -> None:
     request = cent.PublishRequest(channel="log:1", data={"n": 1}, idempotency_key="once")
     first, second = await api.publish(request), await api.publish(request)
-    assert first == second
+    assert (first.offset, first.epoch) == (second.offset, second.epoch)
+    assert second.model_extra == {"duplicate": True}
     assert first.offset == 1
     assert (await api.history(cent.HistoryRequest(channel="log:1", limit=0))).offset == 1
 
@@ -360,3 +362,11 @@ def test_any_body_for_any_operation_is_never_our_fault(caplog: pytest.LogCapture
         finally:
             runner.run(http.aclose())
             runner.run(hub.stop())
+
+
+async def test_text_is_in_a_string_and_bytes_are_in_base64(wire: httpx.AsyncClient) -> None:
+    for channel, data, kept in (("words:1", "hi", "hi"), ("raw:1", "AP8=", "AP8=")):
+        await call(wire, "publish", channel=channel, data=data)
+        history = await call(wire, "history", channel=channel, limit=1)
+        assert history["result"]["publications"][0]["data"] == kept
+    assert (await call(wire, "publish", channel="words:1", data=1))["error"]["code"] == 107

@@ -92,6 +92,6 @@ async def test_nobody_comes_in_while_the_server_leaves() -> None:
         peer = await stranger(server)
         assert await peer.ask(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n") == 200
         await peer.reader.readexactly(2)
-        server.door.is_open = False
+        server.hub.node.porter.is_leaving = True
         assert await peer.ask(request()) == 503
         peer.leave()

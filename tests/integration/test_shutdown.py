@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import os
 import signal
 import socket
@@ -13,15 +14,19 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from tests.contracts.doors import EchoProbe, Peer, Serving
-from tests.integration.support import client
+from tests.contracts.doors import EchoProbe, Peer, Serving, request
+from tests.integration.support import Client, client
 from tests.serving import Served
 
 CONFIG = """
+[server]
+drain_time = {drain_time}
 [auth]
 anonymous = true
 [channels.default]
 subscribe = "anyone"
+[api]
+key = "k"
 """
 
 #: Seconds: the goodbye's, and what a loaded machine adds.
@@ -41,27 +46,112 @@ def mentioned(name: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_sends_everybody_away_with_3001(signal_number: int, tmp_path: Path) -> None:
-    with Served(CONFIG, tmp_path) as server:
+def send(server: Served, number: int) -> None:
+    assert server._process is not None
+    os.kill(server._process.pid, number)
+
+
+async def exit_code(server: Served) -> int:
+    assert server._process is not None
+    return await asyncio.to_thread(server._process.wait, A_FEW)
+
+
+async def some(stack: AsyncExitStack, server: Served, count: int) -> list[Client]:
+    return [await stack.enter_async_context(client(server.websocket_url)) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+async def test_a_signal_sends_everybody_away_with_3001(number: int, code: int, tmp_path: Path) -> None:
+    """SIGTERM over the drain time, here none; Ctrl-C at once, whatever that is."""
+    drain_time = 0 if number == signal.SIGTERM else 600
+    with Served(CONFIG.format(drain_time=drain_time), tmp_path) as server:
         async with AsyncExitStack() as stack:
-            clients = [await stack.enter_async_context(client(server.websocket_url)) for _ in range(30)]
+            clients = await some(stack, server, 30)
             for each in clients:
                 await each.call("subscribe", channel="news")
-            assert server._process is not None
-            os.kill(server._process.pid, signal_number)
             began = time.monotonic()
+            send(server, number)
             goodbyes = await asyncio.gather(*(each.closed() for each in clients))
             assert set(goodbyes) == {(3001, "shutdown")}
-        await asyncio.to_thread(server._process.wait, A_FEW)
+        assert await exit_code(server) == code
         assert time.monotonic() - began < A_FEW
-        assert server._process.returncode in (0, -signal_number, 130)
     assert "Traceback" not in server.output
+    assert "draining" not in server.output
     assert not mentioned(str(tmp_path))
 
 
+async def test_a_drain_says_how_far_it_is_and_ends_well(tmp_path: Path) -> None:
+    with Served(CONFIG.format(drain_time=2.5), tmp_path) as server:
+        async with AsyncExitStack() as stack:
+            clients = await some(stack, server, 20)
+            began = time.monotonic()
+            send(server, signal.SIGTERM)
+            assert {await each.closed() for each in clients} == {(3001, "shutdown")}
+        assert await exit_code(server) == 0
+        took = time.monotonic() - began
+    lines = [line for line in server.output.splitlines() if line.startswith("draining")]
+    assert 1 <= len(lines) <= took
+    left = [int(line.split()[1]) for line in lines]
+    assert lines == [f"draining: {count} of 20 connections left" for count in left]
+    assert left == sorted(set(left), reverse=True)
+    assert "Traceback" not in server.output
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_takes_no_time(second: int, tmp_path: Path) -> None:
+    with Served(CONFIG.format(drain_time=600), tmp_path) as server:
+        async with AsyncExitStack() as stack:
+            clients = await some(stack, server, 200)
+            send(server, signal.SIGTERM)
+            assert await clients[0].closed() == (3001, "shutdown")  # it has begun
+            assert clients[-1].socket.protocol.close_rcvd is None
+            began = time.monotonic()
+            send(server, second)
+            assert {await each.closed() for each in clients} == {(3001, "shutdown")}
+        assert await exit_code(server) == (0 if second == signal.SIGTERM else 130)
+        assert time.monotonic() - began < A_FEW
+    assert "Traceback" not in server.output
+
+
+async def test_while_it_drains_open_connections_are_served_and_no_others(tmp_path: Path) -> None:
+    with Served(CONFIG.format(drain_time=600), tmp_path) as server:
+        async with AsyncExitStack() as stack:
+            clients = await some(stack, server, 50)
+            await clients[-1].call("subscribe", channel="news")
+            door = Serving("websocket", EchoProbe)
+            door.port = server.port
+            waiting = await Peer.connect(door)
+            assert await waiting.ask(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n") == 200
+            await waiting.reader.readexactly(2)
+            http_client = http.client.HTTPConnection("127.0.0.1", server.port)
+            http_client.connect()
+            send(server, signal.SIGTERM)
+            assert await clients[0].closed() == (3001, "shutdown")
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", server.port))
+            assert call(http_client, "GET", "/health") == 200
+            assert call(http_client, "GET", "/ready") == 503
+            assert call(http_client, "POST", "/api/publish", b'{"channel": "news", "data": 1}') == 200
+            assert (await clients[-1].push())["pub"]["data"] == 1
+            assert await waiting.ask(request()) == 503
+            waiting.leave()
+            await clients[-1].call("unsubscribe", channel="news")
+            send(server, signal.SIGTERM)
+            assert await clients[-1].closed() == (3001, "shutdown")
+        http_client.close()
+        assert await exit_code(server) == 0
+    assert "Traceback" not in server.output
+
+
+def call(connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None = None) -> int:
+    connection.request(method, path, body, {"X-API-Key": "k"})
+    response = connection.getresponse()
+    response.read()
+    return response.status
+
+
 async def test_peers_that_do_not_answer_do_not_keep_it(tmp_path: Path) -> None:
-    with Served(CONFIG, tmp_path) as server:
+    with Served(CONFIG.format(drain_time=0.1), tmp_path) as server:
         door = Serving("websocket", EchoProbe)
         door.port = server.port
         silent = await Peer.open(door)  # never answers the close
@@ -84,10 +174,11 @@ async def test_peers_that_do_not_answer_do_not_keep_it(tmp_path: Path) -> None:
 
 
 async def test_a_process_without_clients_leaves_without_waiting(tmp_path: Path) -> None:
-    with Served(CONFIG, tmp_path) as server:
+    with Served(CONFIG.format(drain_time=600), tmp_path) as server:
         began = time.monotonic()
         await asyncio.to_thread(server.stop)
         assert time.monotonic() - began < A_FEW
+    assert await exit_code(server) == 0
 
 
 def serve(*options: str) -> subprocess.CompletedProcess[str]:

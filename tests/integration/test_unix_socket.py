@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -54,6 +56,24 @@ async def test_the_socket_of_a_server_that_is_gone_is_replaced(tmp_path: Path) -
         gone.bind(path)
     async with running(server={"unix": path}) as server, client(server):
         pass
+
+
+async def test_the_next_server_has_the_path_while_the_first_one_drains(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(running(server={"unix": str(path), "drain_time": 600}))
+        clients = [await stack.enter_async_context(client(first)) for _ in range(20)]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await clients[0].closed() == (3001, "shutdown")
+        assert not path.exists()
+        async with running(server={"unix": str(path)}) as second:
+            async with client(second):
+                pass
+            await first.hub.node.drain()
+            assert {await each.closed() for each in clients} == {(3001, "shutdown")}
+            await first.door.is_empty.wait()
+            async with client(second):
+                pass
 
 
 async def test_the_socket_of_a_server_that_runs_is_not_stolen(tmp_path: Path) -> None:

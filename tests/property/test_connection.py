@@ -21,7 +21,7 @@ from tests.wire import encode_command, varint
 from hubbub.auth import TokenVerifier, connection_token, subscription_token
 from hubbub.channels import ChannelRules
 from hubbub.core.access import Access
-from hubbub.core.hooks import Caller
+from hubbub.core.hooks import Caller, NoHandlers
 from hubbub.core.node import Limits
 from hubbub.model import Position
 from hubbub.protocol.messages import REQUEST_FIELDS
@@ -37,7 +37,7 @@ KINDS = (*REQUEST_FIELDS, "ping")
 STATES = ("new", "connecting", "connected", "refused", "closed")
 
 
-class Application:
+class Application(NoHandlers):
     """Handlers that echo; `hold` makes them wait."""
 
     def __init__(self) -> None:
@@ -509,7 +509,7 @@ def test_a_kick_while_connecting_is_not_missed() -> None:
         broker.hold("subscribe")
         token = connection_token(SECRET, "bob", channels=["live:own"])
         client = house.client(token=token)
-        assert house.call(lambda: house.node.disconnect("bob")) == 1
+        assert house.call(lambda: house.node.control.disconnect("bob")) == 1
         house.run(broker.release_all())
         house.settle()
         assert client.closed_with == 3503
@@ -524,7 +524,7 @@ def test_a_subscription_ended_by_a_server_before_its_answer_does_not_begin() -> 
         broker.hold("read")
         client.is_subscribed["news:1"] = True  # or the push would be taken for a mistake
         asked = house.call(lambda: client.subscribe("news:1", Position("", 0)))
-        assert house.call(lambda: house.node.unsubscribe("bob", "news:1")) == 1
+        assert house.call(lambda: house.node.control.unsubscribe("bob", "news:1")) == 1
         house.run(broker.release_all())
         house.settle()
         house.publish("news:1", b"3")

@@ -30,6 +30,7 @@ from hubbub.protocol.messages import (
     PresenceStatsResult,
     PublishRequest,
     PublishResult,
+    RefreshPush,
     RPCRequest,
     RPCResult,
     SendRequest,
@@ -261,6 +262,8 @@ def test_pushes(codec: Codec) -> None:
             codec.push("c", UnsubscribePush(code, code.reason)),
             codec.push("c", SubscribePush(recoverable=True, epoch="x")),
             codec.push("", MessagePush(Raw(b"null"))),
+            codec.push("", RefreshPush(True, 60)),
+            codec.push("", RefreshPush()),
             codec.push("", DisconnectPush(3001, "shutdown", True)),
         ]
     )
@@ -270,6 +273,8 @@ def test_pushes(codec: Codec) -> None:
         {"channel": "c", "unsubscribe": {"code": 2000, "reason": "server unsubscribe"}},
         {"channel": "c", "subscribe": {"recoverable": True, "epoch": "x"}},
         {"message": {"data": None}},
+        {"refresh": {"expires": True, "ttl": 60}},
+        {"refresh": {}},
         {"disconnect": {"code": 3001, "reason": "shutdown", "reconnect": True}},
     ]
 

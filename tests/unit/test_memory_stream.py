@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.faults import finish
 
-from hubbub.brokers import memory
+from hubbub.brokers import exchange
 from hubbub.brokers.base import HoldsStreams, Notice, StreamOptions
 from hubbub.brokers.memory import Exchange, MemoryBroker, Stream
 from hubbub.clock import ManualClock, TimerWheel
@@ -323,7 +323,7 @@ def test_what_expired_is_read_by_nobody_before_it_is_swept() -> None:
 
 
 def test_much_that_expires_at_once_is_freed_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_SLICE", 10)
+    monkeypatch.setattr(exchange, "_SLICE", 10)
     house = House()
     broker = house.broker()
     streams = [broker.stored(f"c{number}") for number in range(20)]
@@ -339,7 +339,7 @@ def test_much_that_expires_at_once_is_freed_in_slices(monkeypatch: pytest.Monkey
         house.pass_time(0.05)
     house.clock.asked = 0
     assert len(house.timers) == 1  # only the heads are left to expire
-    house.pass_time(memory.META_TTL)
+    house.pass_time(exchange.META_TTL)
     for _ in range(3):
         house.pass_time(0.05)
     assert (len(house.exchange), len(house.timers)) == (0, 0)

@@ -91,7 +91,7 @@ def test_names_that_nobody_published_in_are_not_kept() -> None:
 def test_a_kick_while_connecting_is_not_missed() -> None:
     with House(RULES) as house:
         client = subscribed(house, "room:1")
-        assert house.node.unsubscribe("", "room:1") == 1
+        assert house.node.control.unsubscribe("", "room:1") == 1
         house.settle()
         assert client.connection.subscriptions == {}
 

@@ -259,7 +259,7 @@ def circle() -> list[Any]:
     [
         (object(), "objects of type object"),
         ({"a": [1j]}, "objects of type complex"),
-        ({None: 1}, "keys"),
+        ({None: 1}, "objects of type NoneType"),
         (circle(), "recursion"),
     ],
 )

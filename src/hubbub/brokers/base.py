@@ -9,7 +9,7 @@ harm, because the source can be read. Only the offset that the source gave is th
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
@@ -101,6 +101,11 @@ class Broker(Source, Protocol):
       `unsubscribe` is called. Both may be called again; the last call wins.
     - B5. A publisher hears its own announcements like everybody else's.
     - B6. `publish` with `size` 0 announces without an offset, without an epoch, and keeps nothing.
+    - B7. Once `remove_history` has returned, nothing published before the call can be read. The head stays, and so do
+      versions and idempotency keys: who returns from behind the head learns that what it missed is trimmed.
+    - B8. Once `watch` has returned, what is published by anybody in a channel whose name matches one of its patterns
+      is announced here, once, whether the channel is subscribed, too, or matches several of them. Notices are not.
+      A call replaces the patterns of the one before; the last call wins.
     """
 
     async def start(self, events: BrokerEvents) -> None:
@@ -125,6 +130,17 @@ class Broker(Source, Protocol):
 
     async def notify(self, channel: str, notice: Notice) -> None:
         """Announce a notice. Raises BackendError."""
+        ...
+
+    async def remove_history(self, channel: str) -> None:
+        """Let go of what is kept in `channel` (B7). Raises BackendError."""
+        ...
+
+    async def watch(self, patterns: Collection[str]) -> None:
+        """Hear what is published wherever one of these globs matches (B8, and `globs`); with none, no more of that.
+
+        Raises BackendError; then either the patterns of this call are heard or those of the one before.
+        """
         ...
 
 

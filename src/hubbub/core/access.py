@@ -10,11 +10,19 @@ rules, and last `insecure`, which lets everything pass that a token does not for
 
 from __future__ import annotations
 
+import logging
+
+import msgspec
+
 from hubbub.auth import TokenVerifier
 from hubbub.channels import ChannelRules, Namespaces, PersonalChannels
 from hubbub.core.hooks import Caller
+from hubbub.core.revocations import Revocations
 from hubbub.errors import Disconnect, DisconnectCode, Expired, PermissionDenied, TokenExpired, TokenInvalid
 from hubbub.model import Credentials, Grant, PersonalSubscription
+from hubbub.sparing import SparingLog
+
+log = logging.getLogger(__name__)
 
 
 class Access:
@@ -33,6 +41,8 @@ class Access:
         self.personal = personal or PersonalChannels()
         self.anonymous = anonymous
         self.insecure = insecure
+        self.revocations = Revocations()
+        self._sparing = SparingLog(log)
         self._verifier = verifier or TokenVerifier("")  # which believes nothing
 
     def connect(self, token: str, time: float) -> Credentials:
@@ -42,10 +52,28 @@ class Access:
         elif self.insecure or self.anonymous:
             credentials = Credentials()
         else:
-            raise Disconnect(
-                DisconnectCode.BAD_REQUEST,
-                detail="no token; auth.anonymous = true would let such clients in, with what the rules allow anyone",
-            )
+            why = "auth.anonymous = true would let such clients in, with what the rules allow anyone"
+            self._sparing.warning("no token", time, "a client without a token is refused: " + why)
+            raise Disconnect(DisconnectCode.BAD_REQUEST, detail=f"no token; {why}")
+        if self._is_past(credentials.expire_at, time):
+            raise Expired
+        return self._completed(credentials)
+
+    async def start(self) -> None:
+        """Begin to fetch what tokens are verified with, if it stands elsewhere. Waits some seconds at most."""
+        await self._verifier.start()
+
+    async def stop(self) -> None:
+        """End fetching. Idempotent."""
+        await self._verifier.stop()
+
+    @property
+    def verifies(self) -> bool:
+        """Whether tokens say who somebody is; else they are the application's affair."""
+        return self._verifier.has_keys
+
+    def accept(self, credentials: Credentials, time: float) -> Credentials:
+        """Who the application says connects. Raises Expired (110)."""
         if self._is_past(credentials.expire_at, time):
             raise Expired
         return self._completed(credentials)
@@ -75,8 +103,7 @@ class Access:
             return grant
         owner = self.personal.owner(channel)
         allowed = rules.may_subscribe(channel, caller.user) if owner is None else owner == caller.user
-        if not allowed and not self.insecure:
-            raise PermissionDenied
+        self._require(allowed, "" if owner else "subscribe", rules.subscribe)
         return Grant(channel, caller.user)
 
     def sub_refresh(self, caller: Caller, channel: str, token: str, time: float) -> Grant:
@@ -96,14 +123,16 @@ class Access:
         rules = self.namespaces.resolve(channel)
         if not self.insecure and (rules.publish != "anyone" or self.personal.template):
             allowed = rules.may_publish(channel, caller.user, subscribed=subscribed)
-            self._require(allowed and self._is_not_anothers(caller, channel))
+            self._require(allowed, "publish", rules.publish)
+            self._require(self._is_not_anothers(caller, channel))
         return rules
 
     def read(self, caller: Caller, channel: str, *, subscribed: bool) -> ChannelRules:
         """The rules to read history and presence under. Raises PermissionDenied (103)."""
         rules = self.namespaces.resolve(channel)
         allowed = rules.may_read(channel, caller.user, subscribed=subscribed)
-        self._require(allowed and self._is_not_anothers(caller, channel))
+        self._require(allowed, "read", rules.read)
+        self._require(self._is_not_anothers(caller, channel))
         return rules
 
     def ttl(self, expire_at: float, time: float) -> int | None:
@@ -113,9 +142,11 @@ class Access:
     def _is_past(self, expire_at: float, time: float) -> bool:
         return 0 < expire_at <= time and not self.insecure
 
-    def _require(self, allowed: bool) -> None:
+    def _require(self, allowed: bool, rule: str = "", value: str = "") -> None:
         if not allowed and not self.insecure:
-            raise PermissionDenied
+            raise PermissionDenied(
+                f"permission denied: {rule} = {value!r} in the rules of this channel" if rule else ""
+            )
 
     def _is_not_anothers(self, caller: Caller, channel: str) -> bool:
         owner = self.personal.owner(channel)
@@ -123,13 +154,20 @@ class Access:
 
     def _verified(self, token: str, time: float) -> Credentials:
         try:
-            return self._verifier.connection(token, time)
+            credentials = self._verifier.connection(token, time)
         except TokenInvalid as error:
             raise Disconnect(DisconnectCode.INVALID_TOKEN, detail=str(error)) from None
+        if self.revocations.refuses(credentials.user, credentials.issued_at, time):
+            raise TokenExpired("token revoked")  # its holder is to get another one, if it can
+        return credentials
 
     def _grant(self, caller: Caller, channel: str, token: str, time: float) -> Grant:
         grant = self._verifier.subscription(token, time)
         if grant.channel != channel or grant.user != caller.user or grant.client not in ("", caller.id):
+            text = (
+                "a subscription token is refused: it is for channel %r of user %r, and came with channel %r of user %r"
+            )
+            self._sparing.warning("another's", time, text, grant.channel, grant.user, channel, caller.user)
             raise Disconnect(
                 DisconnectCode.INVALID_TOKEN, detail="the subscription token is for another channel or user"
             )
@@ -142,4 +180,4 @@ class Access:
         if personal is not None:
             subs.setdefault(personal, PersonalSubscription())
         expire_at = 0.0 if self.insecure else credentials.expire_at
-        return Credentials(credentials.user, expire_at, credentials.info, credentials.data, subs)
+        return msgspec.structs.replace(credentials, expire_at=expire_at, subs=subs)

@@ -13,14 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol, cast
 
-from msgspec import UNSET, Raw
+from msgspec import UNSET, DecodeError, Raw, Struct, json
 
+from hubbub.brokers.base import StreamOptions
+from hubbub.channels import ChannelRules
+from hubbub.core.hooks import Guard, Handshake
 from hubbub.core.hub import GONE, Subscription
 from hubbub.core.node import Node
 from hubbub.core.registry import Registered
 from hubbub.core.subscribing import Entry, Member
 from hubbub.errors import (
     AlreadySubscribed,
+    BadRequest,
     Disconnect,
     DisconnectCode,
     LimitExceeded,
@@ -28,10 +32,12 @@ from hubbub.errors import (
     ProtocolError,
     UnrecoverablePosition,
 )
-from hubbub.model import Credentials, Grant, Position, Published
+from hubbub.model import ClientInfo, Credentials, Grant, Position, Published
+from hubbub.payload import admit, from_json
 from hubbub.protocol import messages as wire
 from hubbub.protocol.codec import Codec, info_message
 from hubbub.protocol.session import Session
+from hubbub.rates import Rate
 from hubbub.version import VERSION
 
 
@@ -46,8 +52,17 @@ class Client(Member, Registered, Protocol):
     session: Session
     credentials: Credentials
 
+    @property
+    def request(self) -> tuple[Mapping[str, str], str]:
+        """Headers by lower-case name, and the query, of the HTTP request that it came with."""
+        ...
+
     def identify(self, credentials: Credentials) -> None:
         """Who it is."""
+        ...
+
+    def spend(self, channel: str, rate: Rate) -> None:
+        """One publication more in `channel`. Raises TooManyRequests (111)."""
         ...
 
     def connected(self, credentials: Credentials) -> None:
@@ -69,7 +84,7 @@ class Client(Member, Registered, Protocol):
 
 async def connect(node: Node, client: Client, id: int, request: wire.ConnectRequest) -> None:
     """Who is it? Then its server-side subscriptions, the answer, and live."""
-    credentials = node.access.connect(request.token, node.clock.time())
+    credentials = await _who(node, client, request)
     if len(credentials.subs) > node.limits.max_channels:
         raise Disconnect(DisconnectCode.CHANNEL_LIMIT)
     client.identify(credentials)
@@ -94,6 +109,20 @@ async def connect(node: Node, client: Client, id: int, request: wire.ConnectRequ
         _go_on(node, client, entry)
 
 
+async def _who(node: Node, client: Client, request: wire.ConnectRequest) -> Credentials:
+    """A token says it, where tokens are verified; else the application does, if it has a say; else it is anonymous."""
+    if not (request.token and node.access.verifies):
+        headers, query = client.request
+        asked = node.handlers.authenticate(client, Handshake(request.token, _bytes(request.data), headers, query))
+        if asked is not None:
+            said = await node.tasks.spawn(asked, "authenticate", quiet=True)
+            if client.is_closed:
+                raise Disconnect(DisconnectCode.CONNECTION_CLOSED)
+            if said is not None:
+                return node.access.accept(said, node.clock.time())
+    return node.access.connect(request.token, node.clock.time())
+
+
 async def _enter_server_side(
     node: Node, client: Client, credentials: Credentials, positions: Mapping[str, wire.SubscribeRequest]
 ) -> dict[str, Entry]:
@@ -103,7 +132,7 @@ async def _enter_server_side(
         for channel, personal in credentials.subs.items():
             asked = positions.get(channel, wire.SubscribeRequest())
             rules = node.namespaces.resolve(channel)
-            subscription = node.doorkeeper.reserve(client, channel, rules)
+            subscription = node.doorkeeper.reserve(client, channel, rules, guard=node.handlers.guard(channel))
             subscription.is_server_side = True
             subscription.chan_info = personal.info
             client.subscriptions[channel] = subscription
@@ -128,14 +157,18 @@ async def subscribe(node: Node, client: Client, id: int, request: wire.Subscribe
     if request.type != 0:
         raise PermissionDenied  # maps and shared polls: no namespace of ours is of that type
     if channel in client.subscriptions:
-        raise AlreadySubscribed
+        raise _already(client.subscriptions[channel])
     if len(client.subscriptions) >= node.limits.max_channels:
         raise LimitExceeded
     grant = node.access.subscribe(client, channel, request.token, node.clock.time())
-    subscription = node.doorkeeper.reserve(client, channel, rules)
+    guard = node.handlers.guard(channel)
+    subscription = node.doorkeeper.reserve(client, channel, rules, guard=guard)
     subscription.chan_info = grant.info
     client.subscriptions[channel] = subscription
     try:
+        if guard is not None and "subscribe" in guard.asks:
+            await node.tasks.spawn(guard.subscribe(client), f"may subscribe to {channel}", quiet=True)
+            _stop_if_gone(client, subscription)
         await node.doorkeeper.enter(client, subscription)
         _stop_if_gone(client, subscription)
         entry = await node.doorkeeper.begin(subscription, _since(request))
@@ -153,6 +186,13 @@ async def subscribe(node: Node, client: Client, id: int, request: wire.Subscribe
     _go_on(node, client, entry)
     if subscription.expire_at:
         client.rearm()
+
+
+def _already(subscription: Subscription) -> AlreadySubscribed:
+    """For a server-side one it is what newcomers meet: they subscribe to what their token subscribes them to."""
+    if subscription.is_server_side:
+        return AlreadySubscribed("already subscribed: the server has done it; listen with client.on('publication')")
+    return AlreadySubscribed()
 
 
 def _go_on(node: Node, client: Client, entry: Entry) -> None:
@@ -197,21 +237,55 @@ def publish(
     if subscription is not None and subscription.may_publish:
         rules = subscription.channel.rules
         channel = subscription.channel.name  # the same string as in every table that is asked on the way
+        guard = subscription.guard
     else:
         rules = node.access.publish(client, channel, subscribed=subscription is not None)
+        guard = node.handlers.guard(channel)
         if subscription is not None:
             subscription.may_publish = True  # neither its user nor the rules change while it lasts
+    if rules.rate:
+        _spend(client, channel, rules)
+    data = _bytes(request.data)
     is_json = client.session.codec.checks_json
-    rest = node.begin_publish(channel, _bytes(request.data), rules, client.info_in(subscription), is_json=is_json)
+    if is_json and rules.data != "json":
+        data = from_json(data, rules.data)
+    info = client.info_in(subscription)
+    if guard is not None and "publish" in guard.asks:
+        return _published(_guarded(node, client, guard, channel=channel, data=data, rules=rules, info=info))
+    rest = node.begin_publish(channel, data, rules, info, is_json=is_json)
     return PUBLISHED if rest is None else _published(rest)
 
 
 PUBLISHED = wire.PublishResult()
 
 
+def _spend(client: Client, channel: str, rules: ChannelRules) -> None:
+    if rules.publish_rate is not None:
+        client.spend(channel, rules.publish_rate)
+
+
 async def _published(rest: Coroutine[Any, Any, Published]) -> wire.PublishResult:
     await rest
     return PUBLISHED
+
+
+async def _guarded(
+    node: Node,
+    client: Client,
+    guard: Guard,
+    *,
+    channel: str,
+    data: bytes,
+    rules: ChannelRules,
+    info: ClientInfo,
+    options: StreamOptions | None = None,
+    ephemeral: bool = False,
+) -> Published:
+    """Publish what the application makes of it. The gate comes before it and after it."""
+    admit(data, rules.data, rules.max_bytes)
+    admitted = await node.tasks.spawn(guard.publish(client, data), f"may publish in {channel}", quiet=True)
+    is_ephemeral = ephemeral or admitted.ephemeral
+    return await node.publish(channel, admitted.data, options=options, info=info, rules=rules, ephemeral=is_ephemeral)
 
 
 async def presence(node: Node, client: Client, id: int, request: wire.PresenceRequest) -> wire.PresenceResult:
@@ -240,10 +314,61 @@ async def history(node: Node, client: Client, id: int, request: wire.HistoryRequ
 
 
 async def rpc(node: Node, client: Client, id: int, request: wire.RPCRequest) -> wire.RPCResult:
-    """A method of the application."""
-    call = node.handlers.rpc(client, request.method, _bytes(request.data))
+    """A method of the application, or our own `publish`, which can do what the command of that name cannot."""
+    data = _bytes(request.data)
+    if request.method == "publish":
+        return await _publish_by_rpc(node, client, data)
+    call = node.handlers.rpc(client, request.method, data)
     # In a task: the application's code may use what needs a current one, such as asyncio.timeout.
     return wire.RPCResult(_payload(await node.tasks.spawn(call, f"rpc {request.method}", quiet=True)))
+
+
+class PublishByRPC(Struct, forbid_unknown_fields=True):
+    """The request of the built-in RPC `publish`. `ephemeral`: to who listens now, without an offset, kept nowhere."""
+
+    channel: str
+    data: Raw
+    ephemeral: bool = False
+    idempotency_key: str = ""
+
+
+class PublishedByRPC(Struct, omit_defaults=True):
+    """Where the publication stands; nothing where it is not kept."""
+
+    offset: int = 0
+    epoch: str = ""
+
+
+async def _publish_by_rpc(node: Node, client: Client, data: bytes) -> wire.RPCResult:
+    """With the rights of the publish command."""
+    try:
+        request = json.decode(data, type=PublishByRPC)
+    except DecodeError as error:
+        raise BadRequest(f"RPC publish takes {{channel, data, ephemeral, idempotency_key}}: {error}") from None
+    channel, body = _channel(request.channel), bytes(request.data)
+    subscription = client.subscriptions.get(channel)
+    rules = node.access.publish(client, channel, subscribed=subscription is not None)
+    _spend(client, channel, rules)
+    body = from_json(body, rules.data)
+    guard, info = node.handlers.guard(channel), client.info_in(subscription)
+    options = StreamOptions(idempotency_key=request.idempotency_key)
+    if guard is not None and "publish" in guard.asks:
+        done = await _guarded(
+            node,
+            client,
+            guard,
+            channel=channel,
+            data=body,
+            rules=rules,
+            info=info,
+            options=options,
+            ephemeral=request.ephemeral,
+        )
+    else:
+        done = await node.publish(channel, body, options=options, info=info, rules=rules, ephemeral=request.ephemeral)
+    position = done.position
+    result = PublishedByRPC(position.offset, position.epoch) if position is not None else PublishedByRPC()
+    return wire.RPCResult(Raw(json.encode(result)))
 
 
 async def send(node: Node, client: Client, id: int, request: wire.SendRequest) -> None:

@@ -14,13 +14,14 @@ import logging
 import random
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import CoroutineType
 from typing import Any, Protocol
 
 from hubbub.core import commands, eager
 from hubbub.core.hub import LOST, Subscription
 from hubbub.core.lanes import Lanes
+from hubbub.core.limiter import CommandLimit, PublishLimits, Verdict
 from hubbub.core.node import Node
 from hubbub.core.variants import ClientVariant, Framing
 from hubbub.errors import (
@@ -29,12 +30,14 @@ from hubbub.errors import (
     InternalError,
     ProtocolError,
     ReplyError,
+    TooManyRequests,
     UnsubscribeCode,
 )
 from hubbub.model import ClientInfo, Credentials
 from hubbub.protocol.codec import Codec
 from hubbub.protocol.messages import Push, Result, UnsubscribePush
 from hubbub.protocol.session import Request, Session, State
+from hubbub.rates import Rate
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +49,21 @@ CONNECTED = State.CONNECTED
 LARGE_ANSWER = 1024
 
 
+#: Of the HTTP request that a client came with: its headers by lower-case name, and its query.
+Head = tuple[Mapping[str, str], str]
+
+#: Heads are kept until the client has connected; nobody asks for them later.
+NO_HEAD: Head = ({}, "")
+
+
 class Transport(Protocol):
     """Moves the frames of one connection; never waits.
 
     It tells its connection `receive` for each message, `paused` when over `write_budget` bytes are unsent, `resumed`
     when below a quarter of that, and `closed` once the peer is gone.
     """
+
+    head: Head
 
     @property
     def framing(self) -> Framing:
@@ -93,7 +105,9 @@ class Connection:
         "_held",
         "_info",
         "_lanes",
+        "_limit",
         "_node",
+        "_publishing",
         "_stalled",
         "_timer",
         "credentials",
@@ -122,6 +136,9 @@ class Connection:
         self._held: Sequence[Request] = ()  # read, and not begun: too much is under way or unsent
         self._dammed = False  # too many commands wait: nothing is read
         self._lanes: Lanes | None = None
+        rate = node.limits.command_rate
+        self._limit = None if rate is None else CommandLimit(rate, now)
+        self._publishing: PublishLimits | None = None  # made when it first publishes where there is a rate
         self._info: ClientInfo | None = None  # made when first asked for, anew when the credentials are
         self._stalled: tuple[float, int] | None = None
         self._timer = node.timers.at(self.session.deadline, self._tick)
@@ -131,6 +148,11 @@ class Connection:
     def user(self) -> str:
         """The verified user, "" for anonymous."""
         return self.credentials.user
+
+    @property
+    def request(self) -> Head:
+        """The HTTP request that it came with, until it has connected."""
+        return self.transport.head
 
     def info_in(self, subscription: Subscription | None = None) -> ClientInfo:
         """What others see of this connection, in a channel of its own or anywhere."""
@@ -188,6 +210,8 @@ class Connection:
             # Nothing runs behind a connect that was refused, though it came in the same message. It is not even a
             # reason to close: SDKs send connect and subscribe at once, and have to see the error (109: another token).
             return False
+        if self._limit is not None and not self._is_in_time(request, self._limit):
+            return False
         try:
             result: Any = commands.COMMANDS[kind](self._node, self, id, body)
             if isinstance(result, CoroutineType):
@@ -201,6 +225,30 @@ class Connection:
         if result is not None:
             self.raw(self.variant.codec.reply(id, result))
         return False
+
+    def _is_in_time(self, request: Request, limit: CommandLimit) -> bool:
+        """Whether a command is within the rate; else it is answered with 111, which SDKs try again after a while.
+
+        What cannot be answered (send) ends the connection, so that nothing is lost silently; so does a flood. And
+        unsubscribe is never refused: SDKs take an error there for a reason to reconnect.
+        """
+        verdict = limit.verdict(self._node.now())
+        if verdict is Verdict.ADMITTED:
+            return True
+        if verdict is Verdict.FLOOD or not request.id:
+            self.close(DisconnectCode.TOO_MANY_REQUESTS, detail=f"{request.kind} beyond client.command_rate")
+            return False
+        if request.kind != "unsubscribe":
+            self._failed(request, TooManyRequests())
+            return False
+        return True
+
+    def spend(self, channel: str, rate: Rate) -> None:
+        """It publishes once more in `channel`, at most at this rate. Raises TooManyRequests (111)."""
+        if self._publishing is None:
+            self._publishing = PublishLimits()
+        if not self._publishing.take(channel, rate, self._node.now()):
+            raise TooManyRequests
 
     def _wait_for(self, request: Request, rest: eager.Rest[Result | None]) -> None:
         """The command waits for something; from here on, lanes keep the order."""
@@ -377,6 +425,8 @@ class Connection:
     def connected(self, credentials: Credentials) -> None:
         """The client is known from here on."""
         self.identify(credentials)
+        self._node.registry.connected(self)
+        self.transport.head = NO_HEAD
         self.session.accepted(self._node.clock.now(), random.random())
         self.rearm()
 

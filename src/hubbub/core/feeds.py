@@ -79,6 +79,8 @@ class Feeds:
         self.hub = hub
         self.broker = broker
         self.counts: dict[str, int] = {}
+        #: Told of every publication that is heard, whether anybody subscribed to its channel or not; never raises.
+        self.overhear: Callable[[str, Publication, str], object] | None = None
         self._timers = timers
         self._tasks = tasks
         self._on_broken = on_broken
@@ -156,7 +158,9 @@ class Feeds:
     def close(self, channel: Channel) -> None:
         """Nobody listens any more; end it after the grace, unless somebody comes back."""
         tie = self._ties.get(channel.name)
-        if tie is not None and tie.linger is None:
+        if tie is None:  # a place was reserved in it, and refused before it was opened
+            self.hub.channels.pop(channel.name, None)
+        elif tie.linger is None:
             # Where nothing was ever published a page reload finds nothing either, and names are cheap to invent.
             grace = self._grace if channel.offset else 0.0
             tie.linger = self._timers.after(grace, lambda: self._end(tie))
@@ -179,6 +183,12 @@ class Feeds:
         if channel.feed is not None and isinstance(channel.feed.stored, Ring):
             channel.feed.stored.clear()
 
+    def trim(self, channel: str) -> None:
+        """The source has let go of what it kept: so do we, or some could recover what others cannot."""
+        tie = self._ties.get(channel)
+        if tie is not None:
+            self._forget_ring(tie.channel)
+
     def _unsubscribe(self, channel: str) -> None:
         self._tasks.begin(self.broker.unsubscribe(channel), f"unsubscribe {channel}")
 
@@ -186,6 +196,8 @@ class Feeds:
 
     def on_publication(self, channel: str, publication: Publication, epoch: str) -> None:
         """Announced: through the feed if it has an offset, else straight to the hub."""
+        if self.overhear is not None:
+            self.overhear(channel, publication, epoch)
         tie = self._ties.get(channel)
         if tie is None:
             return

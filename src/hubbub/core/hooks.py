@@ -1,7 +1,7 @@
 """What the application is asked, and what observers are told.
 
-Answers for: the two small Protocols through which the hearth speaks upward, with defaults that ask nobody and count.
-Refuses to know: how the application registered its handlers, and where counters end up.
+Answers for: the small Protocols through which the hearth speaks upward, with defaults that ask nobody and count.
+Refuses to know: how the application registered its handlers, what types its payloads have, and where counters end up.
 
 A handler may answer or refuse; an observer is told what happened, cannot answer, and must not fail.
 """
@@ -9,9 +9,11 @@ A handler may answer or refuse; an observer is told what happened, cannot answer
 from __future__ import annotations
 
 from collections import Counter
-from typing import Protocol
+from collections.abc import Coroutine, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from hubbub.errors import Disconnect, DisconnectCode, NotAvailable
+from hubbub.model import Credentials
 
 
 class Caller(Protocol):
@@ -27,9 +29,63 @@ class Caller(Protocol):
         """The verified user, "" for anonymous."""
         ...
 
+    @property
+    def credentials(self) -> Credentials:
+        """Who it is, verified."""
+        ...
+
+
+class Handshake(NamedTuple):
+    """What a client shows when it connects: `headers` of its HTTP request by lower-case name; `data` may be empty."""
+
+    token: str
+    data: bytes
+    headers: Mapping[str, str]
+    query: str
+
+
+class Admitted(NamedTuple):
+    """What becomes of a client's publication: its payload, not yet through the gate, and whether it is kept nowhere."""
+
+    data: bytes
+    ephemeral: bool = False
+
+
+class Guard(Protocol):
+    """The application's word on one channel. Each method may raise ReplyError or Disconnect."""
+
+    asks: frozenset[str]
+    """Which of "subscribe", "publish", "join" and "leave" have anything to say; the others need not be called."""
+
+    async def subscribe(self, caller: Caller) -> None:
+        """May it subscribe? Return, or raise PermissionDenied."""
+        ...
+
+    async def publish(self, caller: Caller, data: bytes) -> Admitted:
+        """May it publish this, and as what?"""
+        ...
+
+    async def joined(self, caller: Caller) -> None:
+        """It is in the channel now. What this raises is logged."""
+        ...
+
+    async def left(self, caller: Caller) -> None:
+        """It is in the channel no more. Called once for each `joined`, and after it."""
+        ...
+
 
 class Handlers(Protocol):
     """What the application is asked. Each may raise ReplyError or Disconnect."""
+
+    def authenticate(self, caller: Caller, handshake: Handshake) -> Coroutine[Any, Any, Credentials | None] | None:
+        """Who is it, where no token says so? In the end None: nobody that the application knows. None at once: it has
+        no opinion on anybody.
+        """
+        ...
+
+    def guard(self, channel: str) -> Guard | None:
+        """Who speaks for `channel`; None where the rules alone decide. Cheap: asked for every publication."""
+        ...
 
     async def rpc(self, caller: Caller, method: str, data: bytes) -> bytes:
         """A client calls `method`; the result's payload."""
@@ -41,7 +97,13 @@ class Handlers(Protocol):
 
 
 class NoHandlers:
-    """An application that offers nothing to call."""
+    """An application that has nothing to say."""
+
+    def authenticate(self, caller: Caller, handshake: Handshake) -> None:
+        """No opinion."""
+
+    def guard(self, channel: str) -> None:
+        """The rules alone."""
 
     async def rpc(self, caller: Caller, method: str, data: bytes) -> bytes:
         """Not available (108)."""

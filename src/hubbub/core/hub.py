@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from hubbub.brokers.base import Notice
 from hubbub.channels import ChannelRules
 from hubbub.core.feed import Feed
+from hubbub.core.hooks import Guard
 from hubbub.model import Publication
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,8 @@ class Subscription:
         "chan_info",
         "channel",
         "expire_at",
+        "guard",
+        "has_entered",
         "is_announced",
         "is_present",
         "is_server_side",
@@ -107,6 +110,8 @@ class Subscription:
         self.behind: int | None = ENTERING
         self.chan_info = b""
         self.expire_at = 0.0
+        self.guard: Guard | None = None
+        self.has_entered = False
         self.is_announced = False
         self.is_present = False
         self.is_server_side = False
@@ -240,6 +245,12 @@ class Hub:
         if not self._is_scheduled:
             self._wake()
 
+    def hand_out(self, subscription: Subscription) -> None:
+        """Put what is in the open batch into the outboxes now, not at the end of the turn."""
+        audience = subscription.channel.audiences.get(subscription.subscriber.variant)
+        if audience is not None and audience.batch:
+            self._close(audience)
+
     def notify(self, channel: Channel, notice: Notice) -> None:
         """A join or leave to those who want them. One that undoes another of the same flush takes it along."""
         if len(channel.subscriptions) > NOTICE_LIMIT:
@@ -268,10 +279,14 @@ class Hub:
             self._is_scheduled = True
             self._schedule(self._flush)
 
-    def _flush(self) -> None:
+    def close_batches(self) -> None:
+        """Put everything that was broadcast so far into the outboxes, for whoever is to end with it."""
         dirty, self._dirty = self._dirty, {}
         for audience in dirty:
             self._close(audience)
+
+    def _flush(self) -> None:
+        self.close_batches()
         if self._noticed:
             self._flush_notices()
         while self._failed:

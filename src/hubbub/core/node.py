@@ -1,41 +1,44 @@
 """One running server: what can be done on it, by clients, servers and Python alike.
 
-Answers for: publish, history, presence, channels, disconnect, unsubscribe and info, behind the one gate; and for
-holding the parts of the hearth together from start to stop. Refuses to know: the wire, transports, HTTP, and
-permissions of clients (`commands` asks before it calls here).
+Answers for: publish, history, presence, channels and info, behind the one gate; and for holding the parts of the hearth
+together from start to stop. Refuses to know: the wire, transports, HTTP, and permissions of clients (`commands` asks
+before it calls here).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import uuid
-from collections.abc import Callable, Collection, Coroutine, Iterable
-from fnmatch import translate as glob_to_regex
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from hubbub.brokers.base import Broker, HoldsStreams, Page, StreamOptions
+from hubbub.brokers.globs import matcher
 from hubbub.channels import ChannelRules, Namespaces
 from hubbub.clock import SystemClock, TimerWheel
 from hubbub.core.access import Access
+from hubbub.core.control import Control
 from hubbub.core.feed import Broken
 from hubbub.core.feeds import Feeds
 from hubbub.core.hooks import Counters, Handlers, NoHandlers
 from hubbub.core.hub import ENTERING, LOST, Channel, Hub, Subscription
+from hubbub.core.patterns import Patterns
+from hubbub.core.porter import Porter, Tell
 from hubbub.core.pump import Pump, Reader
 from hubbub.core.registry import Registry
 from hubbub.core.subscribing import Doorkeeper
 from hubbub.core.tasks import Tasks
 from hubbub.core.variants import Variants
-from hubbub.errors import BadRequest, DisconnectCode, NotAvailable, UnrecoverablePosition, UnsubscribeCode
+from hubbub.errors import BadRequest, DisconnectCode, NotAvailable, UnrecoverablePosition
 from hubbub.model import ClientInfo, Position, PresenceStats, Publication, Published
 from hubbub.payload import admit, admit_tags
 from hubbub.presence.base import Presence
 from hubbub.protocol.session import Timing
+from hubbub.rates import Rate
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +53,22 @@ MAX_KEY = 256
 BREAK_CROWD, BREAK_STEP = 500, 0.1
 #: Part of its time to live after which an entry of presence is renewed: one renewal may be lost.
 PRESENCE_RENEWAL = 0.45
+#: What who asks for what is not there is told, with what would make it be there.
+NOTHING_KEPT = "not available: this channel keeps nothing, its delivery is 'live'; 'recent' keeps the last publications"
+NOBODY_COUNTED = "not available: nobody is counted in this channel; presence = true in its rules does"
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What one connection may cost. Seconds, and bytes for `write_budget`."""
+    """What connections may cost. Seconds, and bytes for `write_budget`; 0 connections or no rate: no limit."""
 
     timing: Timing = Timing()
     stall_timeout: float = 30.0
     expired_grace: float = 25.0
     max_channels: int = 128
     write_budget: int = 1 << 20
+    max_connections: int = 0  # of the node
+    max_connections_per_user: int = 0
+    command_rate: Rate | None = None
 
 
 class Closing(Protocol):
@@ -120,14 +129,29 @@ class Node:
         self.observer = Counters()
         self.tasks = Tasks()
         self.variants = Variants()
-        self.registry = Registry()
+        self.registry = Registry(self.limits.max_connections_per_user)
         self.readers: dict[Closing, None] = {}  # back-end code that listens, to be told of the end
         self.hub = Hub(self._schedule)
+        self.porter = Porter(self.registry, self.hub, timers=self.timers, max_connections=self.limits.max_connections)
+        self.refusal = self.porter.refusal
         self.feeds = Feeds(self.hub, broker, timers=self.timers, tasks=self.tasks, on_broken=self._broken)
+        self.patterns = Patterns(self.feeds, broker, tasks=self.tasks)
         self.pump = Pump(self.hub, self.feeds, tasks=self.tasks, schedule=self._schedule, later=self.timers.after)
         self.doorkeeper = Doorkeeper(
             self.hub, self.feeds, broker=broker, presence=presence, tasks=self.tasks, observer=self.observer
         )
+        self.control = Control(
+            self.registry,
+            self.doorkeeper,
+            pump=self.pump,
+            access=self.access,
+            namespaces=namespaces,
+            clock=self.clock,
+            max_channels=self.limits.max_channels,
+            guard_of=lambda channel: self.handlers.guard(channel),
+        )
+        #: Says, by raising BadRequest, that a JSON payload is not what back-end handlers of the channel can read.
+        self.check: Callable[[str, bytes], None] | None = None
         self._publish_now = broker.publish_now if isinstance(broker, HoldsStreams) else None
         self.is_running = False
         self._started = self.clock.now()
@@ -141,25 +165,43 @@ class Node:
         self.timers.on_earlier = self._set_alarm
         await self.broker.start(self.feeds)
         await self.presence_store.start()
+        await self.access.start()
         self.feeds.start()
         if self.presence_store.ttl is not None:
             self.timers.after(self.presence_store.ttl * PRESENCE_RENEWAL, self._renew_presence)
         self.is_running = True
+        self.porter.is_leaving = False
         self._set_alarm()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it should get traffic: it runs, and does not drain."""
+        return self.is_running and not self.porter.is_leaving
+
+    async def drain(self, seconds: float = 0.0, tell: Tell | None = None) -> None:
+        """Take no new clients, and send those that are here away over `seconds`: 3001, which SDKs come back from.
+
+        Each gets first what was published before it goes. At the end whoever listens from Python is told of the end,
+        too; everything else goes on until `stop`. `tell` is called with the connections that are left, and how many
+        there were, some times a second. A second call with fewer seconds cuts the first one short.
+        """
+        await self.porter.see_out(seconds, tell)
+        for reader in list(self.readers):
+            reader.close()
+
     async def stop(self) -> None:
-        """Close every connection with 3001, which SDKs come back from, and let go of everything. Idempotent."""
+        """Close every connection that is left with 3001, and let go of everything. Idempotent."""
         if not self.is_running:
             return
         self.is_running = False
-        for connection in list(self.registry.all.values()):
-            connection.close(DisconnectCode.SHUTDOWN)
-        for reader in list(self.readers):
-            reader.close()
+        await self.drain()
+        await self.doorkeeper.stop()
         await self.tasks.stop()
+        self.patterns.stop()
         self.feeds.stop()
         await self.broker.stop()
         await self.presence_store.stop()
+        await self.access.stop()
         self.timers.on_earlier = None
         if self._wake is not None:
             self._wake.cancel()
@@ -187,10 +229,15 @@ class Node:
             admit_tags(tags)
         if options is not None and max(len(options.idempotency_key), len(options.version_epoch)) > MAX_KEY:
             raise BadRequest(f"idempotency_key and version_epoch have at most {MAX_KEY} characters")
-        publication = Publication(
-            admit(data, rules.data, rules.max_bytes), 0, info, tags or None, rules.data == "binary"
-        )
+        publication = Publication(self.admit(channel, data, rules), 0, info, tags or None, rules.data == "binary")
         return await self.broker.publish(channel, publication, _stream_options(rules, options, ephemeral=ephemeral))
+
+    def admit(self, channel: str, data: bytes, rules: ChannelRules) -> bytes:
+        """The payload as it is kept and sent. Raises BadRequest (107): the gate's, or a handler cannot read it."""
+        admitted = admit(data, rules.data, rules.max_bytes)
+        if self.check is not None and rules.data == "json":
+            self.check(channel, admitted)
+        return admitted
 
     def begin_publish(
         self, channel: str, data: bytes, rules: ChannelRules, info: ClientInfo, *, is_json: bool
@@ -201,6 +248,8 @@ class Node:
         """
         format = rules.data
         admitted = admit(data, format, rules.max_bytes, is_json=is_json)
+        if self.check is not None and format == "json":
+            self.check(channel, admitted)
         publication = Publication(admitted, 0, info, None, format == "binary")
         options = EPHEMERAL if rules.delivery == "live" else StreamOptions(rules.kept, rules.history_ttl)
         if self._publish_now is None:
@@ -218,7 +267,7 @@ class Node:
         """
         rules = self.namespaces.resolve(channel)
         if not rules.has_memory:
-            raise NotAvailable
+            raise NotAvailable(NOTHING_KEPT)
         if reverse and since is not None and since.offset == 0:
             raise BadRequest("reverse history before offset 0: there is nothing before the beginning")
         count = HISTORY_LIMIT if limit < 0 else min(limit, HISTORY_LIMIT)
@@ -228,48 +277,59 @@ class Node:
             raise UnrecoverablePosition
         return page
 
+    async def remove_history(self, channel: str) -> None:
+        """Let go of what is kept in `channel`. Who returns from before it is told that it cannot recover.
+
+        Raises NotAvailable (108) where nothing is kept, BackendError.
+        """
+        if not self.namespaces.resolve(channel).has_memory:
+            raise NotAvailable(NOTHING_KEPT)
+        await self.broker.remove_history(channel)
+        self.feeds.trim(channel)
+
     async def presence(self, channel: str) -> dict[str, ClientInfo]:
         """Who is in `channel`, by connection. Raises NotAvailable (108) where presence is off."""
         if not self.namespaces.resolve(channel).presence:
-            raise NotAvailable
+            raise NotAvailable(NOBODY_COUNTED)
         return await self.presence_store.members(channel)
 
     async def presence_stats(self, channel: str) -> PresenceStats:
         """How many are in `channel`. Raises NotAvailable (108) where presence is off."""
         if not self.namespaces.resolve(channel).presence:
-            raise NotAvailable
+            raise NotAvailable(NOBODY_COUNTED)
         return await self.presence_store.stats(channel)
+
+    def subscribers(self, channel: str) -> int:
+        """How many subscriptions `channel` has here."""
+        found = self.hub.channels.get(channel)
+        return len(found.subscriptions) if found is not None else 0
 
     def channels(self, pattern: str = "") -> dict[str, int]:
         """Channels with listeners, and how many; `pattern` is a glob (`*`, `?`, `[abc]`), empty for all."""
-        matches: Callable[[str], object] = re.compile(glob_to_regex(pattern)).match if pattern else bool
+        matches: Callable[[str], object] = matcher(pattern) if pattern else bool
         return {
             channel.name: len(channel.subscriptions)
             for channel in self.hub.channels.values()
             if channel.subscriptions and matches(channel.name)
         }
 
-    def disconnect(
-        self, user: str, client: str = "", *, code: int = 0, reason: str = "", whitelist: Collection[str] = ()
-    ) -> int:
-        """Close the connections of `user` (with `client`: that one), but those in `whitelist`. Returns how many."""
-        closed = 0
-        for connection in self.registry.of(user, client):
-            if connection.id not in whitelist:
-                connection.close(code or DisconnectCode.FORCE_DISCONNECT, reason)
-                closed += 1
-        return closed
+    def revoke(self, user: str, *, before: float | None = None, ttl: float) -> int:
+        """Believe no token of `user` any more that was issued up to `before` (Unix time; None: now). Returns how many
+        connections were closed: those with such a token.
 
-    def unsubscribe(self, user: str, channel: str, client: str = "") -> int:
-        """End the user's subscriptions to `channel` (all channels if empty), and tell the clients. Returns how many."""
-        ended = 0
-        for connection in self.registry.of(user, client):
-            for name in [channel] if channel else list(connection.subscriptions):
-                subscription = connection.subscriptions.get(name)
-                if subscription is not None:
-                    connection.unsubscribe(subscription, UnsubscribeCode.SERVER)
-                    ended += 1
-        return ended
+        They are closed with 3005, and their token is answered with 109 from now on, which makes SDKs ask the
+        application for another one; it is the application that says no to who may not come back. `ttl`: for how many
+        seconds such tokens may still be valid. A token without `iat` is one of them. Raises LimitExceeded.
+        """
+        if not user:
+            raise ValueError("revoke whose tokens? The anonymous user has none")
+        now = self.clock.time()
+        last = now if before is None else before
+        self.access.revocations.add(user, last, until=now + ttl, now=now)
+        void = [each for each in self.registry.of(user) if each.credentials.issued_at <= last]
+        for connection in void:
+            connection.close(DisconnectCode.CONNECTION_EXPIRED, detail="its token is revoked")
+        return len(void)
 
     def info(self, version: str) -> NodeInfo:
         """What this node says about itself."""

@@ -1,11 +1,14 @@
 """What servers may ask of a node: one table that the HTTP API (and whatever else speaks it) is made from.
 
 Answers for: the name, the request, the result and the meaning of each operation, as `cent` and its siblings call
-them. Refuses to know: HTTP, keys, and how requests are decoded.
+them. Refuses to know: HTTP, keys, and who is asked when it is another node's client.
+
+A function raises ReplyError to answer with a code. Its docstring is its summary in the OpenAPI description.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import logging
@@ -13,230 +16,202 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType, field
+from msgspec import UNSET, Raw, Struct, UnsetType
 
+from hubbub import payload
 from hubbub.brokers.base import StreamOptions
+from hubbub.core import shapes
 from hubbub.core.node import Node
-from hubbub.errors import BackendError, BadRequest, InternalError, ReplyError
-from hubbub.model import Position, Published
+from hubbub.core.shapes import Empty, InChannel
+from hubbub.errors import (
+    BackendError,
+    BadRequest,
+    Disconnect,
+    InternalError,
+    MethodNotFound,
+    PermissionDenied,
+    ReplyError,
+)
+from hubbub.model import Credentials, Position, Published
 from hubbub.protocol.codec import JsonCodec, info_message
-from hubbub.protocol.messages import ClientInfoMessage, StreamPosition
+from hubbub.protocol.messages import StreamPosition
 from hubbub.version import VERSION
 
 _codec = JsonCodec()
 
 log = logging.getLogger(__name__)
 
+#: Commands of a batch, or channels of a broadcast, after which others get their turn; and commands at once.
+TURN = 64
 
-class Empty(Struct):
-    """No result but success."""
 
+class Server:
+    """Who calls an RPC method through the server API: nobody's connection. Implements Caller."""
 
-class Disconnection(Struct):
-    """What a closed client is told; codes as in `errors.DisconnectCode`."""
+    id = ""
+    user = ""
+    credentials = Credentials()
 
-    code: int = 0
-    reason: str = ""
 
-
-class Publish(Struct, kw_only=True):
-    """Publish one payload: `data` as JSON, or `b64data` as bytes in base64."""
-
-    channel: str
-    data: Raw | UnsetType = UNSET
-    b64data: str = ""
-    skip_history: bool = False
-    tags: dict[str, str] | None = None
-    idempotency_key: str = ""
-    version: int = 0
-    version_epoch: str = ""
-
-
-class Broadcast(Struct, kw_only=True):
-    """Publish one payload in many channels."""
-
-    channels: list[str]
-    data: Raw | UnsetType = UNSET
-    b64data: str = ""
-    skip_history: bool = False
-    tags: dict[str, str] | None = None
-    idempotency_key: str = ""
-    version: int = 0
-    version_epoch: str = ""
-
-
-class PublishResult(Struct, omit_defaults=True):
-    """Where the publication stands; both absent where nothing is remembered."""
-
-    offset: int = 0
-    epoch: str = ""
-
-
-class BroadcastResult(Struct):
-    """One response for each channel, in their order: `{"result": …}` or `{"error": …}`."""
-
-    responses: list[dict[str, Any]]
-
-
-class History(Struct, kw_only=True):
-    """Read a channel's history. `limit` 0 asks for the position alone, below 0 for all."""
-
-    channel: str
-    limit: int = 0
-    since: StreamPosition | None = None
-    reverse: bool = False
-
-
-class HistoryResult(Struct):
-    """A page and the head."""
-
-    publications: list[Raw]
-    epoch: str
-    offset: int
-
-
-class InChannel(Struct):
-    """Ask about one channel."""
-
-    channel: str
-
-
-class PresenceResult(Struct):
-    """Who is there, by connection."""
-
-    presence: dict[str, ClientInfoMessage]
-
-
-class PresenceStatsResult(Struct):
-    """How many are there."""
-
-    num_clients: int
-    num_users: int
-
-
-class Channels(Struct):
-    """List channels with listeners; `pattern` is a glob, empty for all."""
-
-    pattern: str = ""
-
-
-class ChannelsResult(Struct):
-    """Channels, each with its number of subscriptions."""
-
-    channels: dict[str, dict[str, int]]
-
-
-class InfoResult(Struct):
-    """All nodes."""
-
-    nodes: list[dict[str, Any]]
-
-
-class Disconnect(Struct, kw_only=True):
-    """Close the connections of a user; with `client`, that one."""
-
-    user: str
-    client: str = ""
-    session: str = ""
-    whitelist: list[str] = field(default_factory=list)
-    disconnect: Disconnection | None = None
-
-
-class Unsubscribe(Struct, kw_only=True):
-    """End a user's subscriptions to a channel, or to all if it is empty."""
-
-    user: str
-    channel: str = ""
-    client: str = ""
-    session: str = ""
-
-
-async def publish(node: Node, request: Publish) -> PublishResult:
-    """Into one channel."""
-    return _published(await _publish(node, request.channel, request))
-
-
-async def broadcast(node: Node, request: Broadcast) -> BroadcastResult:
-    """Into many channels; one that fails does not keep the others from it."""
-    responses: list[dict[str, Any]] = []
-    for channel in request.channels:
-        try:
-            responses.append({"result": _published(await _publish(node, channel, request))})
-        except ReplyError as error:
-            responses.append({"error": error_body(error)})
-        except BackendError:
-            log.exception("broadcast into %s failed", channel)
-            responses.append({"error": error_body(InternalError())})
-    return BroadcastResult(responses)
-
-
-async def history(node: Node, request: History) -> HistoryResult:
-    """Read what is kept."""
-    since = Position(request.since.epoch, request.since.offset) if request.since is not None else None
-    page = await node.history(request.channel, request.limit, since, reverse=request.reverse)
-    publications = [Raw(_codec.publication(publication)) for publication in page.publications]
-    return HistoryResult(publications, page.head.epoch, page.head.offset)
-
-
-async def presence(node: Node, request: InChannel) -> PresenceResult:
-    """Who is in a channel."""
-    members = await node.presence(request.channel)
-    return PresenceResult({client: info_message(info) for client, info in members.items()})
-
-
-async def presence_stats(node: Node, request: InChannel) -> PresenceStatsResult:
-    """How many are in a channel."""
-    stats = await node.presence_stats(request.channel)
-    return PresenceStatsResult(stats.clients, stats.users)
-
-
-async def channels(node: Node, request: Channels) -> ChannelsResult:
-    """Which channels have listeners."""
-    return ChannelsResult({name: {"num_clients": count} for name, count in node.channels(request.pattern).items()})
-
-
-async def info(node: Node, request: Empty) -> InfoResult:
-    """How the nodes are."""
-    about = msgspec.to_builtins(node.info(VERSION))
-    about["metrics"] = {"interval": about["uptime"], "items": about["metrics"]}
-    return InfoResult([about])
-
-
-async def disconnect(node: Node, request: Disconnect) -> Empty:
-    """Close connections of a user; success also where there are none."""
-    goodbye = request.disconnect or Disconnection()
-    if goodbye.code and not 3000 <= goodbye.code <= 4999:
-        raise BadRequest(f"disconnect.code = {goodbye.code}: expected 3000 to 4999")
-    node.disconnect(request.user, request.client, code=goodbye.code, reason=goodbye.reason, whitelist=request.whitelist)
-    return Empty()
-
-
-async def unsubscribe(node: Node, request: Unsubscribe) -> Empty:
-    """End subscriptions of a user; success also where there are none."""
-    node.unsubscribe(request.user, request.channel, request.client)
-    return Empty()
+SERVER = Server()
 
 
 class Operation(Struct, frozen=True):
-    """One row of the table."""
+    """One row of the table. `is_bare`: its result is the whole answer, as upstream's clients want it."""
 
     name: str
     request: type[Struct]
+    result: type[Struct]
     run: Callable[[Node, Any], Awaitable[Struct]]
+    is_bare: bool = False
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        return (self.run.__doc__ or "").partition("\n")[0]
 
 
+async def publish(node: Node, request: shapes.Publish) -> shapes.PublishResult:
+    """Publish into one channel."""
+    return _published(await _publish(node, request.channel, request))
+
+
+async def broadcast(node: Node, request: shapes.Broadcast) -> shapes.BroadcastResult:
+    """Publish into many channels; one that fails does not keep the others from it."""
+    responses = []
+    for number, channel in enumerate(request.channels, 1):
+        try:
+            response = shapes.PublishResponse(_published(await _publish(node, channel, request)))
+        except (ReplyError, BackendError) as error:
+            response = shapes.PublishResponse(error=_error(error, f"broadcast into {channel}"))
+        responses.append(response)
+        if number % TURN == 0:
+            await asyncio.sleep(0)
+    return shapes.BroadcastResult(responses)
+
+
+async def history(node: Node, request: shapes.History) -> shapes.HistoryResult:
+    """Read what a channel has kept."""
+    page = await node.history(request.channel, request.limit, _position(request.since), reverse=request.reverse)
+    publications = [Raw(_codec.publication(publication)) for publication in page.publications]
+    return shapes.HistoryResult(publications, page.head.epoch, page.head.offset)
+
+
+async def history_remove(node: Node, request: InChannel) -> Empty:
+    """Let go of what a channel has kept; who returns from before is told that it cannot recover."""
+    await node.remove_history(request.channel)
+    return Empty()
+
+
+async def presence(node: Node, request: InChannel) -> shapes.PresenceResult:
+    """Tell who is in a channel."""
+    members = await node.presence(request.channel)
+    return shapes.PresenceResult({client: info_message(info) for client, info in members.items()})
+
+
+async def presence_stats(node: Node, request: InChannel) -> shapes.PresenceStatsResult:
+    """Tell how many are in a channel."""
+    stats = await node.presence_stats(request.channel)
+    return shapes.PresenceStatsResult(stats.clients, stats.users)
+
+
+async def channels(node: Node, request: shapes.Channels) -> shapes.ChannelsResult:
+    """List the channels that have listeners."""
+    found = node.channels(request.pattern)
+    return shapes.ChannelsResult({name: shapes.ChannelResult(count) for name, count in found.items()})
+
+
+async def info(node: Node, request: Empty) -> shapes.InfoResult:
+    """Tell how the nodes are."""
+    about = msgspec.to_builtins(node.info(VERSION))
+    metrics = shapes.Metrics(about["uptime"], about.pop("metrics"))
+    return shapes.InfoResult([shapes.NodeResult(**about, metrics=metrics)])
+
+
+async def disconnect(node: Node, request: shapes.Disconnect) -> Empty:
+    """Close connections of a user; success also where there are none."""
+    goodbye = request.disconnect or shapes.Disconnection()
+    if goodbye.code and not 3000 <= goodbye.code <= 4999:
+        raise BadRequest(f"disconnect.code = {goodbye.code}: expected 3000 to 4999")
+    if not request.session:  # no connection of ours has one
+        node.control.disconnect(
+            request.user, request.client, code=goodbye.code, reason=goodbye.reason, whitelist=request.whitelist
+        )
+    return Empty()
+
+
+async def subscribe(node: Node, request: shapes.Subscribe) -> Empty:
+    """Subscribe the connections of a user to a channel; success also where there are none."""
+    info, data = _json("info", request.info, request.b64info), _json("data", request.data, request.b64data)
+    if not request.session:
+        since = _position(request.recover_since)
+        await node.control.subscribe(request.user, request.channel, request.client, info=info, data=data, since=since)
+    return Empty()
+
+
+async def unsubscribe(node: Node, request: shapes.Unsubscribe) -> Empty:
+    """End subscriptions of a user; success also where there are none."""
+    if not request.session:
+        node.control.unsubscribe(request.user, request.channel, request.client)
+    return Empty()
+
+
+async def refresh(node: Node, request: shapes.Refresh) -> Empty:
+    """Move the end of a user's connections, or end them as expired; success also where there are none."""
+    info = _json("info", request.info, "")
+    if not request.session:
+        expire_at = float(request.expire_at)
+        node.control.refresh(request.user, request.client, expire_at=expire_at, expired=request.expired, info=info)
+    return Empty()
+
+
+async def rpc(node: Node, request: shapes.RPC) -> shapes.RPCResult:
+    """Call an RPC method of the application, as nobody's connection."""
+    call = node.handlers.rpc(SERVER, request.method, _json("params", request.params, ""))
+    try:
+        # In a task: the application's code may use what needs a current one, such as asyncio.timeout.
+        data = await node.tasks.spawn(call, f"rpc {request.method}", quiet=True)
+    except Disconnect as error:
+        raise PermissionDenied(f"the method would disconnect a client: {error.code} {error.reason}") from None
+    return shapes.RPCResult(Raw(data) if data else UNSET)
+
+
+async def batch(node: Node, request: shapes.Batch) -> shapes.BatchResult:
+    """Do many operations; one that fails does not keep the others from it."""
+    if request.parallel:
+        room = asyncio.Semaphore(TURN)
+
+        async def in_turn(command: dict[str, Raw]) -> dict[str, Any]:
+            async with room:
+                return await _command(node, command)
+
+        return shapes.BatchResult(list(await asyncio.gather(*map(in_turn, request.commands))))
+    replies = []
+    for number, command in enumerate(request.commands, 1):
+        replies.append(await _command(node, command))
+        if number % TURN == 0:
+            await asyncio.sleep(0)
+    return shapes.BatchResult(replies)
+
+
+#: By name. A batch holds any of them but itself.
 OPERATIONS: dict[str, Operation] = {
     operation.name: operation
     for operation in (
-        Operation("publish", Publish, publish),
-        Operation("broadcast", Broadcast, broadcast),
-        Operation("history", History, history),
-        Operation("presence", InChannel, presence),
-        Operation("presence_stats", InChannel, presence_stats),
-        Operation("channels", Channels, channels),
-        Operation("info", Empty, info),
-        Operation("disconnect", Disconnect, disconnect),
-        Operation("unsubscribe", Unsubscribe, unsubscribe),
+        Operation("publish", shapes.Publish, shapes.PublishResult, publish),
+        Operation("broadcast", shapes.Broadcast, shapes.BroadcastResult, broadcast),
+        Operation("history", shapes.History, shapes.HistoryResult, history),
+        Operation("history_remove", InChannel, Empty, history_remove),
+        Operation("presence", InChannel, shapes.PresenceResult, presence),
+        Operation("presence_stats", InChannel, shapes.PresenceStatsResult, presence_stats),
+        Operation("channels", shapes.Channels, shapes.ChannelsResult, channels),
+        Operation("info", Empty, shapes.InfoResult, info),
+        Operation("disconnect", shapes.Disconnect, Empty, disconnect),
+        Operation("subscribe", shapes.Subscribe, Empty, subscribe),
+        Operation("unsubscribe", shapes.Unsubscribe, Empty, unsubscribe),
+        Operation("refresh", shapes.Refresh, Empty, refresh),
+        Operation("rpc", shapes.RPC, shapes.RPCResult, rpc),
+        Operation("batch", shapes.Batch, shapes.BatchResult, batch, is_bare=True),
     )
 }
 
@@ -246,26 +221,72 @@ def error_body(error: ReplyError) -> dict[str, Any]:
     return {"code": error.wire_code, "message": error.message}
 
 
-async def _publish(node: Node, channel: str, request: Publish | Broadcast) -> Published:
+async def _command(node: Node, command: dict[str, Raw]) -> dict[str, Any]:
+    """One command of a batch and its reply."""
+    name = next(iter(command), "")
+    try:
+        if len(command) != 1:
+            raise BadRequest('a command of a batch is one operation: {"publish": {…}}')
+        operation = OPERATIONS.get(name)
+        if operation is None or operation.run is batch:
+            raise MethodNotFound(f"a batch has no {name!r}")
+        try:
+            request = msgspec.json.decode(command[name], type=operation.request)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise BadRequest(f"{name}: {error}") from None
+        return {name: await operation.run(node, request)}
+    except Exception as error:
+        return {"error": _error(error, f"{name} in a batch")}
+
+
+def _error(error: Exception, what: str) -> shapes.Error:
+    """A failure as servers get it; what nobody foresaw is told to the log."""
+    if not isinstance(error, ReplyError):
+        log.error("%s failed", what, exc_info=error)
+        error = InternalError()
+    return shapes.Error(error.wire_code, error.message)
+
+
+async def _publish(node: Node, channel: str, request: shapes.Publish | shapes.Broadcast) -> Published:
     options = StreamOptions(
         idempotency_key=request.idempotency_key, version=request.version, version_epoch=request.version_epoch
     )
+    rules = node.namespaces.resolve(channel)
+    data = _data(request, rules.data)
     return await node.publish(
-        channel, _data(request), options=options, tags=request.tags, ephemeral=request.skip_history
+        channel, data, options=options, tags=request.tags, rules=rules, ephemeral=request.skip_history
     )
 
 
-def _data(request: Publish | Broadcast) -> bytes:
+def _published(published: Published) -> shapes.PublishResult:
+    offset, epoch = (position.offset, position.epoch) if (position := published.position) is not None else (0, "")
+    return shapes.PublishResult(offset, epoch, published.duplicate)
+
+
+def _position(since: StreamPosition | None) -> Position | None:
+    return Position(since.epoch, since.offset) if since is not None else None
+
+
+def _data(request: shapes.Publish | shapes.Broadcast, format: payload.DataFormat) -> bytes:
     if request.b64data:
-        try:
-            return base64.b64decode(request.b64data, validate=True)
-        except binascii.Error as error:
-            raise BadRequest(f"b64data is not base64: {error}") from None
+        return _from_base64("b64data", request.b64data)
     if request.data is UNSET:
         raise BadRequest("data is missing: give data (JSON) or b64data (bytes in base64)")
-    return bytes(request.data)
+    return payload.from_json(bytes(request.data), format)
 
 
-def _published(published: Published) -> PublishResult:
-    position = published.position
-    return PublishResult(position.offset, position.epoch) if position is not None else PublishResult()
+def _json(name: str, plain: Raw | UnsetType, encoded: str) -> bytes:
+    """JSON that will stand in frames unparsed, "" if it was not given."""
+    try:
+        if encoded:
+            return payload.json_value(_from_base64(f"b64{name}", encoded))
+        return b"" if plain is UNSET else payload.json_value(bytes(plain))
+    except BadRequest as error:
+        raise BadRequest(f"{name}: {error.message}") from None
+
+
+def _from_base64(name: str, encoded: str) -> bytes:
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadRequest(f"{name} is not base64: {error}") from None

@@ -22,6 +22,10 @@ from hubbub.model import Position, Publication
 QUEUE_LIMIT = 1000
 
 
+#: What to do about it.
+AGAIN = "read the state anew, and subscribe without since"
+
+
 class PositionLost(HubbubError):
     """What was missed in a channel cannot be had any more. Read the state anew, and subscribe again."""
 
@@ -84,7 +88,7 @@ class ChannelReader:
             await node.doorkeeper.hear(subscription)
             entry = await node.doorkeeper.begin(subscription, since)
             if entry.recovered is False:
-                raise PositionLost(f"channel {self._name} does not reach back to {since} any more")
+                raise PositionLost(f"channel {self._name} does not reach back to {since} any more: {AGAIN}")
         except BaseException:
             self.close()
             raise
@@ -94,9 +98,11 @@ class ChannelReader:
         return subscription.channel.feed.position if subscription.channel.feed is not None else None
 
     def close(self) -> None:
-        """Listen no more. Idempotent."""
+        """Listen no more; what was published until now can still be read. Idempotent."""
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
+            self._node.hub.hand_out(subscription)
+            self.flush()
             self._node.readers.pop(self, None)
             self._node.doorkeeper.leave(self, subscription)
         self._news.set()
@@ -107,7 +113,7 @@ class ChannelReader:
             if self._subscription is None:
                 return None
             if self._is_lost:
-                raise PositionLost(f"channel {self._name}: what came after the last publication is gone")
+                raise PositionLost(f"channel {self._name}: what came after the last publication is gone: {AGAIN}")
             self._news.clear()
             await self._news.wait()
         publication = self._queue.popleft()

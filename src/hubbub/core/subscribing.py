@@ -10,19 +10,23 @@ comes twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from hubbub.brokers.base import Broker, Notice
 from hubbub.channels import ChannelRules
 from hubbub.core.feeds import Feeds
-from hubbub.core.hooks import Observer
+from hubbub.core.hooks import Caller, Guard, Observer
 from hubbub.core.hub import GONE, Channel, Hub, Subscriber, Subscription
 from hubbub.core.pump import page_of
 from hubbub.core.tasks import Tasks
 from hubbub.errors import BackendError
 from hubbub.model import ClientInfo, Position, Publication
 from hubbub.presence.base import Presence
+
+#: Seconds that the application gets to deal with the leaves of a stop.
+LAST_WORDS = 5.0
 
 
 class Entry(NamedTuple):
@@ -38,7 +42,7 @@ class Entry(NamedTuple):
     recovered: bool | None
 
 
-class Member(Subscriber, Protocol):
+class Member(Subscriber, Caller, Protocol):
     """A subscriber with a public identity."""
 
     @property
@@ -63,11 +67,18 @@ class Doorkeeper:
         self._presence = presence
         self._tasks = tasks
         self._observer = observer
+        self._telling: dict[Subscription, asyncio.Task[None]] = {}  # the application, of joins and leaves
 
-    def reserve(self, subscriber: Subscriber, name: str, rules: ChannelRules) -> Subscription:
-        """A place in the channel, so that whoever ends subscriptions finds it, and nobody comes in twice."""
+    def reserve(
+        self, subscriber: Subscriber, name: str, rules: ChannelRules, *, guard: Guard | None = None
+    ) -> Subscription:
+        """A place in the channel, so that whoever ends subscriptions finds it, and nobody comes in twice.
+
+        `guard` is told when the subscriber has come and when it is gone.
+        """
         channel = self._hub.channel(name, rules)
         subscription = Subscription(subscriber, channel)
+        subscription.guard = guard
         channel.subscriptions[subscriber] = subscription
         return subscription
 
@@ -117,9 +128,14 @@ class Doorkeeper:
         return Entry(subscription, Position(feed.position.epoch, start), page, True)
 
     def entered(self, member: Member, subscription: Subscription) -> None:
-        """The member has its answer: tell the others."""
+        """The member has its answer: tell the others, and the application."""
         subscription.is_announced = subscription.is_present
         self._notify(member, subscription, "join")
+        guard = subscription.guard
+        if guard is not None and subscription.behind != GONE:
+            subscription.has_entered = True
+            if "join" in guard.asks:
+                self._tell(guard.joined, member, subscription)
 
     def leave(self, subscriber: Subscriber, subscription: Subscription) -> None:
         """The subscription is over; presence and notices follow without being waited for."""
@@ -133,6 +149,24 @@ class Doorkeeper:
             self._tasks.begin(self._be_absent(channel, member.info_in(subscription)), "leave presence")
             if subscription.is_announced:
                 self._notify(member, subscription, "leave")
+        if subscription.guard is not None and subscription.has_entered and "leave" in subscription.guard.asks:
+            caller: Member = subscriber  # type: ignore[assignment]  # only members have a guard
+            self._tell(subscription.guard.left, caller, subscription)
+
+    def _tell(self, call: Callable[[Caller], Coroutine[Any, Any, None]], member: Member, of: Subscription) -> None:
+        """The application hears of a leave when it has dealt with the join. What it raises it logs itself."""
+        work = _after(self._telling.get(of), call, member)
+        task = self._telling[of] = self._tasks.spawn(work, f"tell of {of.channel.name}", quiet=True)
+        task.add_done_callback(lambda done: self._told(of, done))
+
+    async def stop(self) -> None:
+        """Nobody is here any more: let the application hear of it, for a while."""
+        if self._telling:
+            await asyncio.wait(list(self._telling.values()), timeout=LAST_WORDS)
+
+    def _told(self, subscription: Subscription, task: asyncio.Task[None]) -> None:
+        if self._telling.get(subscription) is task:
+            del self._telling[subscription]
 
     async def renew(self, channels: Iterable[Channel]) -> None:
         """Everybody who is here is still here. Liveness comes from connections, not from the moment of joining."""
@@ -172,3 +206,11 @@ class Doorkeeper:
             await self._broker.notify(channel, notice)
         except BackendError:
             self._observer.count("notice_failed")
+
+
+async def _after(
+    before: asyncio.Task[None] | None, call: Callable[[Caller], Coroutine[Any, Any, None]], member: Member
+) -> None:
+    if before is not None:
+        await asyncio.wait([before])
+    await call(member)

@@ -1,16 +1,20 @@
-"""The server API over HTTP: `POST /api/<operation>` with JSON, as `cent` speaks it; `/health` and `/ready`.
+"""The server API over HTTP: `POST /api/<operation>` with JSON, as `cent` speaks it; `/api/tail`, which goes on; the
+description of all that; `/health` and `/ready`.
 
 Answers for: keys, decoding, sizes, and the shape of answers and errors. Refuses to know: what operations do (the
-table in `core.operations`).
+table in `core.operations`), and what a tail tells.
 
 As upstream: a wrong or missing key is HTTP 401, undecodable JSON 400, and everything else is HTTP 200 with
-`{"result": …}` or `{"error": {"code": …, "message": …}}`.
+`{"result": …}` or `{"error": {"code": …, "message": …}}`. With the header `X-Centrifugo-Error-Mode: transport` an error
+has an HTTP status of its own, and is the whole body.
 """
 
 from __future__ import annotations
 
 import hmac
 import logging
+from functools import cache
+from typing import TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -18,10 +22,18 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from hubbub.core.node import Node
-from hubbub.core.operations import OPERATIONS, Operation, error_body
+from hubbub.core.operations import OPERATIONS, error_body
 from hubbub.errors import BadRequest, InternalError, MethodNotFound, ReplyError
+from hubbub.http.openapi import STATUS, document
+from hubbub.http.tail import Tail, TailRequest, asked_by
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 log = logging.getLogger(__name__)
+
+
+#: What is said where no key is set.
+CLOSED = "the HTTP API is closed: set api.key to open it"
 
 
 class Api:
@@ -36,6 +48,8 @@ class Api:
     def routes(self) -> list[Route]:
         """For an ASGI router."""
         return [
+            Route("/api/openapi.json", self._describe, methods=["GET"]),
+            Route("/api/tail", self._tail, methods=["GET", "POST"]),
             Route("/api/{operation}", self._call, methods=["POST"]),
             Route("/health", self._health, methods=["GET"]),
             Route("/ready", self._ready, methods=["GET"]),
@@ -47,9 +61,48 @@ class Api:
 
     async def _ready(self, request: Request) -> Response:
         """It should get traffic."""
-        return JSONResponse({}, 200 if self._node.is_running else 503)
+        return JSONResponse({}, 200 if self._node.is_ready else 503)
+
+    async def _describe(self, request: Request) -> Response:
+        """Open where the API is: it is the same for every server of this version, and tools fetch it without a key.
+
+        Where the API is closed there is nothing to describe.
+        """
+        if not self._key:
+            return PlainTextResponse(CLOSED + "\n", 401)
+        return Response(_description(), media_type="application/json")
 
     async def _call(self, request: Request) -> Response:
+        body = await self._body(request)
+        if isinstance(body, Response):
+            return body
+        name = request.path_params["operation"]
+        operation = OPERATIONS.get(name)
+        try:
+            if operation is None:
+                raise MethodNotFound(f"method not found: there is no operation {name!r}")
+            result = await operation.run(self._node, _decode(operation.name, body, operation.request))
+        except Exception as error:
+            return _failure(request, error, f"operation {name}")
+        return _answer(result if operation.is_bare else {"result": result})
+
+    async def _tail(self, request: Request) -> Response:
+        body = await self._body(request)
+        if isinstance(body, Response):
+            return body
+        try:
+            if request.method == "POST":
+                asked = _decode("tail", body, TailRequest)
+            else:
+                asked = asked_by(request.query_params)
+            tail = Tail(self._node, asked)
+            await tail.open()
+        except Exception as error:
+            return _failure(request, error, "tail")
+        return tail.response(only_head=request.method == "HEAD")
+
+    async def _body(self, request: Request) -> bytes | Response:
+        """What was sent, or why it is not looked at."""
         refusal = self._refusal(request)
         if refusal:
             return PlainTextResponse(refusal + "\n", 401)
@@ -59,24 +112,12 @@ class Api:
             return Response(status_code=400)  # nobody reads it
         if body is None:
             return PlainTextResponse(f"the body is over the limit of {self._max_body} bytes\n", 413)
-        operation = OPERATIONS.get(request.path_params["operation"])
-        try:
-            if operation is None:
-                raise MethodNotFound
-            result = await operation.run(self._node, _decode(operation, body))
-        except _Undecodable as error:
-            return PlainTextResponse(f"the body is not JSON: {error}\n", 400)
-        except ReplyError as error:
-            return _answer({"error": error_body(error)})
-        except Exception:
-            log.exception("operation %s failed", request.path_params["operation"])
-            return _answer({"error": error_body(InternalError())})
-        return _answer({"result": result})
+        return body
 
     def _refusal(self, request: Request) -> str:
         """Why this request may not; empty if it may."""
         if not self._key:
-            return "the HTTP API is closed: set api.key to open it"
+            return CLOSED
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
         given = request.headers.get("x-api-key") or (credentials if scheme.lower() == "apikey" else "")
         # Headers are bytes, which Starlette reads as Latin-1; a query is UTF-8.
@@ -90,18 +131,36 @@ class _Undecodable(Exception):
     """The body is not JSON at all."""
 
 
-def _decode(operation: Operation, body: bytes) -> msgspec.Struct:
+def _decode(name: str, body: bytes, shape: type[S]) -> S:
     """The request. JSON of the wrong shape is a bad request (107) that names the field."""
     try:
-        return msgspec.json.decode(body or b"{}", type=operation.request)
+        return msgspec.json.decode(body or b"{}", type=shape)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"{operation.name}: {error}") from None
+        raise BadRequest(f"{name}: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _Undecodable(error) from None
 
 
-def _answer(body: dict[str, object]) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")
+def _answer(body: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+
+def _failure(request: Request, error: Exception, what: str) -> Response:
+    """Why it was not done. What nobody foresaw is told to the log."""
+    if isinstance(error, _Undecodable):
+        return PlainTextResponse(f"the body is not JSON: {error}\n", 400)
+    if not isinstance(error, ReplyError):
+        log.error("%s failed", what, exc_info=error)
+        error = InternalError()
+    body = error_body(error)
+    if request.headers.get("x-centrifugo-error-mode") == "transport":
+        return _answer(body, STATUS.get(error.wire_code, 400))
+    return _answer({"error": body})
+
+
+@cache
+def _description() -> bytes:
+    return msgspec.json.encode(document())
 
 
 async def _read(request: Request, limit: int) -> bytes | None:

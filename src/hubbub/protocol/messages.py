@@ -333,6 +333,13 @@ class MessagePush(Message):
     data: Payload = UNSET
 
 
+class RefreshPush(Message):
+    """The server gave the connection another end: in `ttl` seconds, or none if it does not expire."""
+
+    expires: bool = False
+    ttl: UInt32 = 0
+
+
 class DisconnectPush(Struct):
     """The last message before a close, where the transport has no close codes. All fields are always sent."""
 
@@ -341,7 +348,7 @@ class DisconnectPush(Struct):
     reconnect: bool
 
 
-Push = JoinPush | LeavePush | UnsubscribePush | SubscribePush | MessagePush | DisconnectPush
+Push = JoinPush | LeavePush | UnsubscribePush | SubscribePush | MessagePush | RefreshPush | DisconnectPush
 
 #: The field of the push that carries each kind.
 PUSH_FIELDS: dict[type[Struct], str] = {
@@ -350,5 +357,6 @@ PUSH_FIELDS: dict[type[Struct], str] = {
     UnsubscribePush: "unsubscribe",
     SubscribePush: "subscribe",
     MessagePush: "message",
+    RefreshPush: "refresh",
     DisconnectPush: "disconnect",
 }

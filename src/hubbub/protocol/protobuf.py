@@ -83,6 +83,7 @@ _NUMBERS: dict[str, dict[str, int]] = {
     "UnsubscribePush": {"code": 2, "reason": 3},
     "SubscribePush": {"recoverable": 1, "epoch": 4, "offset": 5, "positioned": 6, "data": 7},
     "MessagePush": {"data": 1},
+    "RefreshPush": {"expires": 1, "ttl": 2},
     "DisconnectPush": {"code": 1, "reason": 2, "reconnect": 3},
     "Entry": {"key": 1, "value": 2},
     "Reply": {
@@ -92,7 +93,7 @@ _NUMBERS: dict[str, dict[str, int]] = {
     "Error": {"code": 1, "message": 2, "temporary": 3},
     "Push": {
         "channel": 2, "pub": 4, "join": 5, "leave": 6, "unsubscribe": 7, "message": 8, "subscribe": 9,
-        "disconnect": 11,
+        "disconnect": 11, "refresh": 12,
     },
     "Publication": {"data": 4, "info": 5, "offset": 6, "tags": 7, "epoch": 14},
 }

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from hubbub.protocol.codec import Codec
-from hubbub.transports.endpoint import INTERNAL_ERROR, Endpoint, goodbye, opened
+from hubbub.transports.endpoint import INTERNAL_ERROR, Endpoint, Refusal, goodbye, nobody_is_refused, opened
 from hubbub.transports.handshake import Codecs, Gate
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,16 @@ class TextOrBytes:
 class AsgiTransport:
     """One connection's way out. Implements Transport."""
 
-    def __init__(self, framing: TextOrBytes, *, write_budget: int, close_timeout: float) -> None:
+    def __init__(
+        self,
+        framing: TextOrBytes,
+        *,
+        write_budget: int,
+        close_timeout: float,
+        head: tuple[Mapping[str, str], str] = ({}, ""),
+    ) -> None:
         self.framing = framing
+        self.head = head
         self.endpoint: Endpoint | None = None
         self.is_binary = False
         self.unsent = 0
@@ -113,19 +121,21 @@ class AsgiTransport:
 
 
 class AsgiDoor:
-    """Opens connections for the WebSocket requests of one ASGI application."""
+    """Opens connections for the WebSocket requests of one ASGI application. `refusal` as at the fast door."""
 
     def __init__(
         self,
         open: Callable[[AsgiTransport, Codec], Endpoint],
         *,
         gate: Gate,
+        refusal: Refusal = nobody_is_refused,
         max_message: int,
         write_budget: int,
         close_timeout: float = CLOSE_TIMEOUT,
     ) -> None:
         self._open = open
         self._gate = gate
+        self._refusal = refusal
         self._max_message = max_message
         self._write_budget = write_budget
         self._close_timeout = close_timeout
@@ -140,16 +150,30 @@ class AsgiDoor:
         if not self._gate.admits(headers, peer):
             await send({"type": "websocket.close", "code": 1008, "reason": "origin not allowed"})  # HTTP 403
             return
-        codec, subprotocol = self._codecs.negotiate(
-            scope.get("subprotocols", ()), scope["query_string"].decode("latin-1")
+        refusal = self._refusal()
+        if refusal:
+            await _refuse(scope, send, refusal)
+            return
+        query = scope["query_string"].decode("latin-1")
+        codec, subprotocol = self._codecs.negotiate(scope.get("subprotocols", ()), query)
+        transport = AsgiTransport(
+            self._framing, write_budget=self._write_budget, close_timeout=self._close_timeout, head=(headers, query)
         )
-        await send({"type": "websocket.accept", "subprotocol": subprotocol})
-        transport = AsgiTransport(self._framing, write_budget=self._write_budget, close_timeout=self._close_timeout)
+        # Before the handshake is answered, which waits: others would be let in meanwhile, past the limit.
         endpoint = transport.endpoint = opened(lambda: self._open(transport, codec))
+        try:
+            await send({"type": "websocket.accept", "subprotocol": subprotocol})
+        except BaseException:
+            if endpoint is not None:
+                endpoint.closed()
+            raise
         if endpoint is None:
             code, reason = INTERNAL_ERROR
             await send({"type": "websocket.close", "code": code, "reason": reason})
             return
+        await self._run(transport, endpoint, receive, send)
+
+    async def _run(self, transport: AsgiTransport, endpoint: Endpoint, receive: Receive, send: Send) -> None:
         reader = asyncio.ensure_future(self._read_all(transport, endpoint, receive))
         writer = asyncio.ensure_future(transport.write_all(send))
         try:
@@ -182,6 +206,17 @@ class AsgiDoor:
                 break
         endpoint.closed()
         await asyncio.Event().wait()  # the writer says goodbye and ends us
+
+
+async def _refuse(scope: Scope, send: Send, why: str) -> None:
+    """503; 403 where the server below cannot answer a handshake with anything else. SDKs try again after both."""
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send({"type": "websocket.close"})
+        return
+    body = why.encode() + b"\n"
+    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})
 
 
 def _size(buffer: str | bytes) -> int:

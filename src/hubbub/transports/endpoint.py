@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 #: What a peer is told when the fault is ours: a code (RFC 6455, 7.4.1, and IANA's registry) and a reason.
 INTERNAL_ERROR = (1011, "internal server error")
 
+#: Why no connection can be opened now, "" if one can.
+Refusal = Callable[[], str]
+
 #: Bytes of a close frame's reason (RFC 6455, 5.5: 125 of payload, two of which are the code).
 MAX_REASON = 123
 
@@ -44,6 +47,11 @@ class Endpoint(Protocol):
     def closed(self) -> None:
         """The peer is gone."""
         ...
+
+
+def nobody_is_refused() -> str:
+    """Whoever comes may come."""
+    return ""
 
 
 def opened(open: Callable[[], Endpoint]) -> Endpoint | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, cast
 
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
@@ -83,12 +83,16 @@ class Socket(WSListener):
         "_write",
         "_written",
         "codec",
+        "head",
         "is_binary",
     )
 
-    def __init__(self, door: Door, codec: Codec, *, tcp: asyncio.Transport) -> None:
+    def __init__(
+        self, door: Door, codec: Codec, *, tcp: asyncio.Transport, head: tuple[Mapping[str, str], str] = ({}, "")
+    ) -> None:
         self._door = door
         self.codec = codec
+        self.head = head
         self.is_binary = False
         self._tcp = tcp
         self._write = tcp.write

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from hubbub.protocol.codec import Codec
-from hubbub.transports.endpoint import Endpoint
+from hubbub.transports.endpoint import Endpoint, Refusal, nobody_is_refused
 from hubbub.transports.handshake import Codecs, Gate
 from hubbub.transports.link import REPLAY, Link, new_protocol
 from hubbub.transports.rfc6455 import Frames, Socket
@@ -28,6 +28,7 @@ class WebSocketDoor:
     """Opens connections for upgrade requests on `path`. Give `upgrade` to uvicorn as its `ws=` class, and
     `upgrade.Http` as its `http=` class.
 
+    `refusal` is asked for each request, and right before its connection is opened: why none can be, "" if one can.
     `max_message` bounds one incoming message, `write_budget` the unsent bytes of a connection before it falls behind.
     """
 
@@ -37,6 +38,7 @@ class WebSocketDoor:
         *,
         path: str,
         gate: Gate,
+        refusal: Refusal = nobody_is_refused,
         max_message: int,
         write_budget: int,
         close_timeout: float = CLOSE_TIMEOUT,
@@ -44,6 +46,7 @@ class WebSocketDoor:
         self.open = open
         self.path = path
         self.gate = gate
+        self.refusal = refusal
         self.max_message = max_message
         self.write_budget = write_budget
         self.close_timeout = close_timeout
@@ -51,7 +54,6 @@ class WebSocketDoor:
         self.inbox: list[tuple[Socket, bytes, bool]] = []
         self.codecs = Codecs()
         self.sockets: dict[Socket, None] = {}
-        self.is_open = True
         self.is_empty = asyncio.Event()
         self.is_empty.set()
 
@@ -87,13 +89,14 @@ class WebSocketDoor:
 
     def take(self, transport: asyncio.Transport, query: str, headers: Mapping[str, str]) -> asyncio.BufferedProtocol:
         """Begin a connection on this socket."""
-        if not self.is_open:
-            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "the server is stopping")
         if not self.gate.admits(headers, _peer(transport)):
             raise Refused(HTTPStatus.FORBIDDEN, "origin not allowed")
+        refusal = self.refusal()
+        if refusal:
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, refusal)
         asked = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
         codec, subprotocol = self.codecs.negotiate(asked, query)
-        socket = Socket(self, codec, tcp=transport)
+        socket = Socket(self, codec, tcp=transport, head=(headers, query))
         protocol = new_protocol(socket, Link(transport, socket), subprotocol=subprotocol, max_message=self.max_message)
         feed(protocol, REPLAY % headers["sec-websocket-key"].encode())
         return protocol

@@ -1,0 +1,72 @@
+"""Builds the house from settings.
+
+Answers for: which part gets which setting. Refuses to know: who asked for it, and when it starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hubbub.auth import TokenVerifier
+from hubbub.brokers.memory import MemoryBroker
+from hubbub.channels import Namespaces, PersonalChannels
+from hubbub.clock import TimerWheel
+from hubbub.core.access import Access
+from hubbub.core.hooks import Handlers
+from hubbub.core.node import Limits, Node
+from hubbub.presence.memory import MemoryPresence
+from hubbub.protocol.session import Timing
+from hubbub.rates import parse_rate
+from hubbub.settings import Settings
+
+
+def node_of(settings: Settings, timers: TimerWheel, handlers: Handlers) -> Node:
+    """A node, not started."""
+    namespaces = Namespaces(settings.channels)
+    auth, client = settings.auth, settings.client
+    return Node(
+        namespaces,
+        MemoryBroker(timers),
+        presence=MemoryPresence(),
+        timers=timers,
+        access=Access(
+            namespaces,
+            TokenVerifier(
+                auth.hmac_secret,
+                public_key=auth.public_key,
+                jwks_url=auth.jwks_url,
+                issuer=auth.issuer,
+                audience=auth.audience,
+            ),
+            personal=PersonalChannels(auth.personal_channel),
+            anonymous=auth.anonymous,
+            insecure=auth.insecure,
+        ),
+        handlers=handlers,
+        limits=Limits(
+            timing=Timing(client.ping_interval, client.pong_timeout, client.stale_timeout),
+            stall_timeout=client.stall_timeout,
+            expired_grace=client.expired_grace,
+            max_channels=client.max_channels,
+            write_budget=client.write_budget,
+            max_connections=client.max_connections,
+            max_connections_per_user=client.max_connections_per_user,
+            command_rate=parse_rate(client.command_rate),
+        ),
+    )
+
+
+def overrides(url: str | None, sections: Mapping[str, Any]) -> dict[str, object]:
+    """Keyword arguments as dotted keys."""
+    found: dict[str, object] = {} if url is None else {"broker.url": url}
+    for section, values in sections.items():
+        if not isinstance(values, Mapping):
+            found[section] = values
+            continue
+        for name, value in values.items():
+            if isinstance(value, Mapping):
+                found |= {f"{section}.{name}.{key}": inner for key, inner in value.items()}
+            else:
+                found[f"{section}.{name}"] = value
+    return found
