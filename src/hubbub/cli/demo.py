@@ -1,0 +1,34 @@
+"""`hubbub demo`.
+
+Answers for: its options. Refuses to know: what the demo is.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from hubbub.cli.arguments import port
+from hubbub.cli.serve import add_verbose, start
+from hubbub.version import VERSION
+
+if TYPE_CHECKING:
+    from hubbub.server import Server
+
+EXAMPLE = "  hubbub demo --port 8001"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add what it takes."""
+    parser.add_argument("--port", type=port, default=8000, help="port to listen on (8000; 0 for a free one)")
+    add_verbose(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve it until a signal comes."""
+    from hubbub.demo.room import serve_demo
+
+    async def ready(server: Server) -> None:
+        print(f"hubbub {VERSION} demo: open {server.address} in two tabs", flush=True)
+
+    return start(serve_demo(options.port, ready), options)
