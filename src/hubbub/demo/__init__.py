@@ -1,1 +1,1 @@
-"""The demo: one room in the browser."""
+"""The demo: rooms in the browser."""

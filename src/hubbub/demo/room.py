@@ -1,17 +1,20 @@
-"""`hubbub demo`: a page with a room, served beside the client endpoint on one port.
+"""`hubbub demo`: a page with rooms, served beside the client endpoint on one port.
 
-Answers for: the page, a token for whoever opens it, and a teller who writes a few lines while a page has cut its own
-connection, so that there is something to miss. Refuses to know: how messages get anywhere; it uses hubbub as any
-application would.
+Answers for: the page, a token for whoever opens it, what may be said where, and voices that talk while somebody has cut
+their own connection, so that there is something to miss. Refuses to know: how messages get anywhere; it uses hubbub as
+any application would.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -20,7 +23,9 @@ from starlette.staticfiles import StaticFiles
 
 from hubbub.app import Hubbub
 from hubbub.auth import connection_token
-from hubbub.errors import ConfigurationError
+from hubbub.errors import BadRequest, ConfigurationError, PermissionDenied
+from hubbub.handlers.caller import Connection
+from hubbub.handlers.rooms import Ephemeral
 from hubbub.server import Server
 
 STATIC = Path(__file__).parent / "static"
@@ -28,44 +33,84 @@ STATIC = Path(__file__).parent / "static"
 #: The official client, copied there when the package is built.
 CLIENT = STATIC / "centrifuge.js"
 
-ROOM = "demo:room"
+ROOMS = ("lobby", "kitchen", "music", "workshop")
 
-#: What the teller writes while somebody is away, and seconds between its lines.
-LINES = (
-    "You cannot see this yet: your connection is cut.",
-    "The others go on talking.",
-    "Every message has its offset, and the room remembers.",
-    "When you come back, you say where you were …",
-    "… and get exactly what you missed, in order.",
-)
-PACE = 0.8
+#: Whoever does not say a name gets the next of these.
+NAMES = ("Wren", "Otter", "Lark", "Badger", "Heron", "Vole", "Finch", "Marten", "Swift", "Hare")
 
-#: Characters of a name.
+#: Characters of a name, and of a message.
 NAME_LENGTH = 24
+TEXT_LENGTH = 4000
+
+#: What the teller says while somebody is away, and seconds before each line.
+LINES = (
+    "Somebody here has just been cut off. They cannot see this.",
+    "The room goes on without them, and it remembers.",
+    "Every message has a number. They know theirs, the room knows its own.",
+    "When they are back, they say where they stopped …",
+    "… and get what they missed: all of it, once, in order.",
+)
+LINE_PACE = 0.8
+
+#: How much a crowd says, and seconds before each of it.
+CROWD = tuple(f"{number} of 100" for number in range(1, 101))
+CROWD_PACE = 0.05
+
+
+class Said(msgspec.Struct):
+    """What a page publishes: a text, or else whether somebody is typing. By `key` a page knows its own again."""
+
+    text: str = ""
+    key: str = ""
+    typing: bool = False
+
+
+class Room:
+    """`demo:{room}`: what is said is kept, so that whoever returns gets what they missed."""
+
+    async def subscribe(self, connection: Connection, room: str) -> None:
+        """There are no other rooms."""
+        _require(room)
+
+    async def publish(self, connection: Connection, room: str, data: Said) -> object:
+        """A message gets its time. That somebody is typing is worth knowing now, and worth nothing later."""
+        if not data.text:
+            return Ephemeral({"typing": data.typing})
+        if len(data.text) > TEXT_LENGTH:
+            raise BadRequest(f"{len(data.text)} characters are over the limit of {TEXT_LENGTH}")
+        return {"text": data.text, "key": data.key[:NAME_LENGTH], "at": _now()}
+
+
+class Here:
+    """`here:{room}`: who looks at a room. Nothing is said in it."""
+
+    async def subscribe(self, connection: Connection, room: str) -> None:
+        """There are no other rooms."""
+        _require(room)
+
+
+class Call(msgspec.Struct):
+    """In which room the server shall talk."""
+
+    room: str
 
 
 class Demo:
-    """The room, its page and its teller."""
+    """The rooms, their page and their voices."""
 
     def __init__(self, port: int) -> None:
         self._secret = secrets.token_hex(32)
-        self._is_telling = False
-        rules = {
-            "delivery": "recent",
-            "history_size": 200,
-            "history_ttl": "1h",
-            "presence": True,
-            "join_leave": "always",
-            "subscribe": "user",
-            "publish": "subscriber",
-            "max_bytes": 4096,
-        }
-        self.hub = Hubbub(server={"port": port}, auth={"hmac_secret": self._secret}, channels={"demo": rules})
+        self._names = itertools.cycle(NAMES)
+        self._talking: set[tuple[str, str]] = set()
+        self.hub = Hubbub(server={"port": port}, auth={"hmac_secret": self._secret})
+        self.hub.channel("demo:{room}", delivery="recent", history_size=1000, history_ttl="1h", max_bytes=16_384)(Room)
+        self.hub.channel("here:{room}", presence=True, join_leave="always")(Here)
+        self.hub.rpc("tell")(self._tell)
+        self.hub.rpc("crowd")(self._crowd)
         self.pages = Starlette(
             routes=[
                 Route("/", self._page),
                 Route("/token", self._token),
-                Route("/tell", self._tell, methods=["POST"]),
                 Mount("/static", StaticFiles(directory=STATIC)),
             ]
         )
@@ -75,24 +120,42 @@ class Demo:
 
     async def _token(self, request: Request) -> Response:
         """A token for whoever asks: everybody may come in under any name."""
-        name = request.query_params.get("name", "").strip()[:NAME_LENGTH] or "guest"
+        name = request.query_params.get("name", "").strip()[:NAME_LENGTH] or next(self._names)
         user = request.query_params.get("user", "")[:NAME_LENGTH] or secrets.token_hex(4)
-        return JSONResponse({"token": connection_token(self._secret, user, info={"name": name}), "user": user})
+        token = connection_token(self._secret, user, info={"name": name})
+        return JSONResponse({"token": token, "name": name, "user": user})
 
-    async def _tell(self, request: Request) -> Response:
-        """Somebody has cut their connection: tell something that they miss."""
-        if not self._is_telling:
-            self._is_telling = True
-            self.hub.node.tasks.spawn(self._tell_all(), "teller")
-        return JSONResponse({"lines": len(LINES), "pace": PACE})
+    async def _tell(self, connection: Connection, request: Call) -> None:
+        """Somebody is about to cut their connection: say something that they miss."""
+        self._begin(request.room, "Teller", LINES, LINE_PACE)
 
-    async def _tell_all(self) -> None:
+    async def _crowd(self, connection: Connection, request: Call) -> None:
+        """Somebody wants to see many messages."""
+        self._begin(request.room, "Crowd", CROWD, CROWD_PACE)
+
+    def _begin(self, room: str, voice: str, lines: Sequence[str], pace: float) -> None:
+        _require(room)
+        if (voice, room) not in self._talking:
+            self._talking.add((voice, room))
+            self.hub.node.tasks.spawn(self._talk(room, voice, lines, pace), voice)
+
+    async def _talk(self, room: str, voice: str, lines: Sequence[str], pace: float) -> None:
         try:
-            for line in LINES:
-                await asyncio.sleep(PACE)
-                await self.hub.publish(ROOM, {"name": "teller", "text": line})
+            for line in lines:
+                await asyncio.sleep(pace)
+                await self.hub.publish(f"demo:{room}", {"name": voice, "text": line, "at": _now()})
         finally:
-            self._is_telling = False
+            self._talking.discard((voice, room))
+
+
+def _require(room: str) -> None:
+    if room not in ROOMS:
+        raise PermissionDenied(f"there is no room {room!r}; there are {', '.join(ROOMS)}")
+
+
+def _now() -> int:
+    """Milliseconds since 1970, as JavaScript counts."""
+    return round(time.time() * 1000)
 
 
 def serve_demo(port: int, on_ready: Callable[[Server], Awaitable[None]]) -> Server:

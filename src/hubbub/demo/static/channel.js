@@ -1,0 +1,182 @@
+// One room: its subscription, where it stands in the stream, what it missed, and what this tab still has to send.
+// Knows nothing of how any of it looks: `view` draws, and `ears` hear what happens.
+
+import { client, wire } from "./network.js";
+
+const PAGE = 200; // messages of history on coming in
+const FOREVER = Infinity;
+const SERVER_ERRORS = 100; // codes below are the client's own: the connection went while it waited
+const TIMEOUT = 1;
+
+/** Who wrote it. The server vouches for `info`; what it publishes by itself has none and says its own name. */
+export function author({ info, data }) {
+  if (info) return { user: info.user, name: info.connInfo?.name || info.user };
+  return { user: "", name: String(data?.name || "server") };
+}
+
+export class Channel {
+  last = 0; // offset of the newest message on this page
+  epoch = "";
+  holes = 0; // messages after which the numbers did not go on by one: none, ever
+  recovered = 0;
+  unread = 0;
+  newest = null;
+  outbox = new Map(); // by key: what was written here and has not come back yet
+
+  #isOpen = false;
+  #early = null; // while history is fetched: what came meanwhile
+  #gapFrom = 0; // the first offset that was not heard, while something may be missing
+  #until = 0; // while what was missed comes in: the last offset of it
+  #heardAt = 0;
+
+  /** `ears`: change(outcome), message(publication, kind), typing(publication). */
+  constructor(id, view, ears) {
+    this.id = id;
+    this.view = view;
+    this.ears = ears;
+    this.subscription = client.newSubscription(`demo:${id}`);
+    this.subscription.on("publication", (publication) => this.#hear(publication));
+    this.subscription.on("subscribed", (context) => this.#enter(context));
+    this.subscription.subscribe();
+  }
+
+  get isReady() {
+    return this.subscription.state === "subscribed" && !this.#early && !this.#until;
+  }
+
+  set isOpen(isOpen) {
+    this.#isOpen = isOpen;
+    if (isOpen) this.#markRead();
+  }
+
+  /** The connection has gone. */
+  lose() {
+    if (!this.epoch || this.#gapFrom) return;
+    this.#gapFrom = this.last + 1;
+    this.view.openGap(this.last, wire.isCut);
+  }
+
+  #enter({ wasRecovering, recovered, streamPosition }) {
+    const isNewLife = this.epoch && streamPosition && streamPosition.epoch !== this.epoch;
+    if (streamPosition) this.epoch = streamPosition.epoch;
+    if (wasRecovering && recovered) return this.#catchUp();
+    if (wasRecovering) this.view.loseGap(isNewLife);
+    if (isNewLife) this.last = 0;
+    this.#gapFrom = 0;
+    return this.#load();
+  }
+
+  // What came while history was fetched waits for it, so that everything is shown in order.
+  async #load() {
+    this.#early = [];
+    try {
+      const { publications } = await this.subscription.history({ limit: PAGE, reverse: true });
+      const early = this.#early;
+      this.#early = null;
+      this.view.whileBusy(() => [...publications.reverse(), ...early].forEach((one) => this.#show(one, "old")));
+    } catch {
+      this.#early = null; // gone again: the next time it is subscribed it recovers from where it stood
+    }
+    this.#countUnread();
+    this.#flush();
+    this.ears.change();
+  }
+
+  // The server sends what was missed right behind its answer; the head tells which publication is the last of it.
+  async #catchUp() {
+    this.#gapFrom ||= this.last + 1;
+    this.#until = FOREVER;
+    this.#heardAt = performance.now();
+    try {
+      const head = await this.subscription.history({ limit: 0 });
+      this.#until = head.offset;
+      if (this.last >= this.#until) this.#settle();
+    } catch {
+      this.#until = 0; // gone again: the gap stays open
+    }
+  }
+
+  #settle() {
+    const [from, to] = [this.#gapFrom, this.last];
+    this.#gapFrom = this.#until = 0;
+    const outcome = { from, to, milliseconds: Math.max(1, Math.round(this.#heardAt - wire.mendedAt)) };
+    this.recovered += to - from + 1;
+    this.view.closeGap(outcome);
+    this.#flush();
+    this.ears.change(outcome);
+  }
+
+  #hear(publication) {
+    if (!publication.offset) return this.ears.typing(publication);
+    if (this.#early) return this.#early.push(publication);
+    this.#show(publication, this.#until ? "missed" : "live");
+    if (this.#until && this.last >= this.#until) this.#settle();
+    return this.ears.change();
+  }
+
+  #show(publication, kind) {
+    const { offset, data } = publication;
+    if (offset <= this.last) return; // history and live overlap by design
+    if (this.last && offset !== this.last + 1 && kind !== "old") this.holes += 1;
+    this.last = offset;
+    this.#heardAt = performance.now();
+    this.newest = publication;
+    this.view.add(publication, kind);
+    if (kind !== "old") this.ears.message(publication, kind);
+    this.#sent(data?.key);
+    if (this.#isOpen) this.#markRead();
+    else if (kind !== "old") this.unread += 1;
+  }
+
+  // unread ------------------------------------------------------------------------------------------------------------
+
+  #markRead() {
+    this.unread = 0;
+    if (this.epoch) sessionStorage[`read:${this.id}`] = `${this.epoch} ${this.last}`;
+  }
+
+  #countUnread() {
+    const [epoch, offset] = (sessionStorage[`read:${this.id}`] || "").split(" ");
+    if (this.#isOpen || epoch !== this.epoch) this.#markRead();
+    else this.unread = this.last - Number(offset);
+  }
+
+  // writing -----------------------------------------------------------------------------------------------------------
+
+  /** It is shown at once, goes out now or when the connection is back, and is done when it comes back as a message. */
+  write(text) {
+    const key = Math.random().toString(36).slice(2);
+    const entry = { key, text, at: Date.now(), isUnderway: false };
+    entry.row = this.view.addPending(entry, () => this.#sent(key));
+    this.outbox.set(key, entry);
+    this.#post(entry);
+  }
+
+  #flush() {
+    for (const entry of this.outbox.values()) this.#post(entry);
+  }
+
+  async #post(entry) {
+    if (!this.isReady || entry.isUnderway || entry.hasFailed) return;
+    entry.isUnderway = true;
+    try {
+      await this.subscription.publish({ text: entry.text, key: entry.key });
+    } catch (error) {
+      // A message that was underway when the connection went may have arrived: what is recovered will tell.
+      entry.hasFailed = error.code >= SERVER_ERRORS || error.code === TIMEOUT;
+      if (entry.hasFailed) this.view.fail(entry.row, error.message);
+    } finally {
+      entry.isUnderway = false;
+    }
+  }
+
+  #sent(key) {
+    this.outbox.get(key)?.row.remove();
+    this.outbox.delete(key);
+  }
+
+  /** Tell the others that this tab's user is typing, or has stopped: the server passes it on and keeps it nowhere. */
+  type(isTyping) {
+    if (this.isReady) this.subscription.publish({ typing: isTyping }).catch(() => {}); // the next key says it again
+  }
+}

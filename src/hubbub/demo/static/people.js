@@ -1,0 +1,132 @@
+// Who is in the open room, one line for each user however many tabs they have; and who is typing.
+// Knows nothing of messages.
+
+import { avatar, make } from "./log.js";
+import { client, me } from "./network.js";
+
+const TYPING_TTL = 4000; // milliseconds that a hint holds without another
+const TYPING_PACE = 1500; // milliseconds between two hints of one who goes on typing
+
+/** Who is here, from a channel of its own: coming into a room is subscribing to it. */
+export class People {
+  #subscription = null;
+  #tabs = new Map(); // by connection: who
+  #rows = new Map(); // by user: their line
+
+  constructor(list, onChange) {
+    this.list = list;
+    this.onChange = onChange;
+  }
+
+  get size() {
+    return new Set([...this.#tabs.values()].map((who) => who.user)).size;
+  }
+
+  enter(room) {
+    if (this.#subscription) {
+      this.#subscription.unsubscribe();
+      client.removeSubscription(this.#subscription);
+    }
+    this.#tabs.clear();
+    const subscription = this.#subscription = client.newSubscription(`here:${room}`);
+    subscription.on("join", ({ info }) => this.#joined(info));
+    subscription.on("leave", ({ info }) => this.#left(info));
+    subscription.on("subscribed", () => this.#load(subscription));
+    subscription.subscribe();
+  }
+
+  async #load(subscription) {
+    const { clients } = await subscription.presence().catch(() => ({ clients: {} })); // gone again: it comes again
+    if (subscription !== this.#subscription) return;
+    this.#tabs.clear();
+    for (const info of Object.values(clients)) this.#tabs.set(info.client, who(info));
+    this.#draw();
+  }
+
+  #joined(info) {
+    this.#tabs.set(info.client, who(info));
+    this.#draw();
+  }
+
+  #left(info) {
+    this.#tabs.delete(info.client);
+    this.#draw();
+  }
+
+  #draw() {
+    const users = Map.groupBy(this.#tabs.values(), (one) => one.user);
+    for (const [user, tabs] of users) this.#line(tabs[0]).querySelector("small").textContent = note(user, tabs.length);
+    for (const [user, row] of this.#rows) if (!users.has(user)) this.#leave(user, row);
+    this.onChange(this);
+  }
+
+  #line(one) {
+    const known = this.#rows.get(one.user);
+    if (known) return known;
+    const row = make("li", {}, avatar(one), make("span", { dir: "auto", textContent: one.name }), make("small"));
+    row.dataset.user = one.user;
+    this.#rows.set(one.user, row);
+    if (one.user === me.user) this.list.prepend(row);
+    else this.list.append(row);
+    return row;
+  }
+
+  #leave(user, row) {
+    this.#rows.delete(user);
+    row.classList.add("leaving");
+    Promise.all(row.getAnimations().map((one) => one.finished)).finally(() => row.remove());
+  }
+}
+
+function who({ user, connInfo }) {
+  return { user, name: connInfo?.name || user };
+}
+
+function note(user, tabs) {
+  return [user === me.user ? "you" : "", tabs > 1 ? `${tabs} tabs` : ""].filter(Boolean).join(" · ");
+}
+
+/** Who is typing in one room. Hints come and go; one that is not renewed runs out. */
+export class Typists {
+  #timers = new Map(); // by user
+  #names = new Map();
+
+  constructor(onChange) {
+    this.onChange = onChange;
+  }
+
+  heard({ user, name }, isTyping) {
+    clearTimeout(this.#timers.get(user));
+    this.#timers.delete(user);
+    this.#names.delete(user);
+    if (isTyping && user !== me.user) {
+      this.#names.set(user, name);
+      this.#timers.set(user, setTimeout(() => this.heard({ user }, false), TYPING_TTL));
+    }
+    this.onChange();
+  }
+
+  toString() {
+    const names = [...this.#names.values()];
+    if (names.length > 2) return `${names.length} people are typing …`;
+    return names.length ? `${names.join(" and ")} ${names.length === 1 ? "is" : "are"} typing …` : "";
+  }
+}
+
+/** Says that this tab's user is typing: at most every TYPING_PACE, and once when it is over. */
+export class TypingHint {
+  #saidAt = 0;
+
+  update(channel, text) {
+    const isTyping = text.trim() !== "";
+    if (isTyping && Date.now() - this.#saidAt < TYPING_PACE) return;
+    if (!isTyping && !this.#saidAt) return;
+    this.#saidAt = isTyping ? Date.now() : 0;
+    channel.type(isTyping);
+  }
+
+  /** A message went out, which says more than a hint that the typing is over. */
+  forget() {
+    this.#saidAt = 0;
+  }
+}
