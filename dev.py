@@ -80,6 +80,12 @@ def conformance(*args: str) -> None:
     become(PYTHON, "tests/conformance.py", *args)
 
 
+def docs() -> None:
+    """Write docs/reference.md from the docstrings."""
+    install(RUN)
+    become(PYTHON, "docs/reference.py")
+
+
 def web() -> None:
     """Fetch the official JavaScript client and build what the demo page loads."""
     built = WEB / "node_modules/.dev-stamp"
@@ -109,7 +115,7 @@ def lock(*args: str) -> None:
     run(*npm, "update" if "--upgrade" in args else "install", "--package-lock-only", "--silent", cwd=WEB)
 
 
-TASKS = {task.__name__: task for task in (demo, test, lint, bench, conformance, web, lock)}
+TASKS = {task.__name__: task for task in (demo, test, lint, bench, conformance, docs, web, lock)}
 
 
 # ------------------------------------------------------------------------------------ the Python environment
