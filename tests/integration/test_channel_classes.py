@@ -311,7 +311,7 @@ class Anything:
             {"delivry": "recent"},
             "unknown setting channels.room.delivry; the nearest known one is channels.room.delivery",
         ),
-        ({"delivery": "recnt"}, "channels.room.delivery = 'recnt': expected one of live, latest, recent"),
+        ({"delivery": "reliable"}, "channels.room.delivery = 'reliable': expected one of live, latest, recent"),
         ({"join_leave": "always"}, "join_leave = 'always' needs presence = true"),
         ({"rate": "fast"}, "rate"),
     ],

@@ -45,7 +45,9 @@ def hub_of(target: str) -> Hubbub:
             raise ConfigurationError(f"{shown(target)}: the module {name} has no {shown(attribute)}{near}")
         found = getattr(found, part)
     if not isinstance(found, Hubbub):
-        raise ConfigurationError(f"{shown(target)} is a {type(found).__name__}; expected a Hubbub")
+        hubs = [each for each, value in vars(module).items() if isinstance(value, Hubbub)]
+        which = f", such as {name}:{hubs[0]}" if hubs else ""
+        raise ConfigurationError(f"{shown(target)} is a {type(found).__name__}; expected a Hubbub{which}")
     return found
 
 

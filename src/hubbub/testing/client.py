@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -23,6 +23,9 @@ from hubbub.testing.dialects import DIALECTS, CodecName, Dialect, Message
 from hubbub.testing.expecting import error_of, failure
 from hubbub.testing.hearing import Hearing, Subscribed
 from hubbub.testing.line import CUT, GOODBYE, Line
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm  # every type checker brings it; unions are no `type[T]`
 
 T = TypeVar("T")
 
@@ -254,7 +257,7 @@ class Client(Hearing):
     @overload
     async def next(self, channel: str) -> Publication[Any]: ...
     @overload
-    async def next(self, channel: str, *, type: type[T]) -> Publication[T]: ...
+    async def next(self, channel: str, *, type: TypeForm[T]) -> Publication[T]: ...
     async def next(self, channel: str, *, type: Any = Any) -> Publication[Any]:
         """The next publication in the channel that was not looked at yet; `type` is what its data is read as.
 
