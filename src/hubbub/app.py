@@ -7,6 +7,7 @@ look like (`handlers`), how the house is built (`assembly`), and what is below b
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -56,6 +57,9 @@ ENVELOPE = 4096
 
 #: Bytes of one subscribe command, with a long name and a long token.
 SUBSCRIBE_BYTES = 2048
+
+#: Publications of one application in one turn of the loop.
+BREATH = 64
 
 #: Seconds that a token is good for if nobody says otherwise. SDKs fetch the next one in time.
 TOKEN_TTL = 3600.0
@@ -148,6 +152,8 @@ class Hubbub:
         self._application = Application(lambda: self.node.observer, timeout=self.settings.client.handler_timeout)
         self._consumers = Consumers(lambda: self.node)
         self._starts = 0
+        self._changing = asyncio.Lock()  # starts and stops wait for each other
+        self._published = 0
         self._build()
 
     def override(self, settings: Mapping[str, object]) -> None:
@@ -210,21 +216,23 @@ class Hubbub:
 
         Raises BackendError, and UnknownChannel for a handler of a channel that no rules know.
         """
-        if not self._starts:
-            await self.node.start()
-            try:
-                await self._consumers.start()
-            except BaseException:
-                await self.node.stop()
-                raise
-        self._starts += 1
+        async with self._changing:
+            if not self._starts:
+                await self.node.start()
+                try:
+                    await self._consumers.start()
+                except BaseException:
+                    await self.node.stop()
+                    raise
+            self._starts += 1
 
     async def stop(self) -> None:
         """Let back-end handlers finish, send every client away with a code that it comes back from, and end."""
-        self._starts = max(0, self._starts - 1)
-        if not self._starts:
-            await self._consumers.stop()
-            await self.node.stop()
+        async with self._changing:
+            self._starts = max(0, self._starts - 1)
+            if not self._starts:
+                await self._consumers.stop()
+                await self.node.stop()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -365,7 +373,15 @@ class Hubbub:
         rules = self.node.namespaces.resolve(channel)
         body = payload.body(data, rules.data)
         options = StreamOptions(idempotency_key=idempotency_key, version=version)
-        return await self.node.publish(channel, body, options=options, tags=tags, rules=rules, ephemeral=ephemeral)
+        done = await self.node.publish(channel, body, options=options, tags=tags, rules=rules, ephemeral=ephemeral)
+        await self._breathe()
+        return done
+
+    async def _breathe(self) -> None:
+        """In memory a publish waits for nothing, and who only publishes would let nobody else run."""
+        self._published += 1
+        if not self._published % BREATH:
+            await asyncio.sleep(0)
 
     async def publish_many(self, publications: Iterable[tuple[str, Any]]) -> list[Published]:
         """Publish pairs of channel and data, in their order, and return where each stands.
@@ -383,7 +399,11 @@ class Hubbub:
                 bodies.append((channel, body, rules))
             except BadRequest as error:
                 raise BadRequest(f"publication {number} ({channel}): {error.message}") from None
-        return [await self.node.publish(channel, body, rules=rules) for channel, body, rules in bodies]
+        done = []
+        for channel, body, rules in bodies:
+            done.append(await self.node.publish(channel, body, rules=rules))
+            await self._breathe()
+        return done
 
     @overload
     def subscribe(self, channel: str, *, history: int = 0, since: Position | None = None) -> Subscription[Any]: ...
@@ -458,6 +478,10 @@ class Hubbub:
 
         Raises ConfigurationError where there is no secret to sign with.
         """
+        if not isinstance(user, str) or isinstance(channels, str):
+            raise TypeError("user is text, and channels are a list of names: hub.token(str(user), channels=[name])")
+        if ttl is not None and ttl <= 0:
+            raise ValueError(f"ttl = {ttl}: expected more than 0 seconds; None is for ever")
         secret = self.settings.auth.signing_secret
         if not secret:
             raise ConfigurationError("auth.hmac_secret is empty: set it to sign tokens with")

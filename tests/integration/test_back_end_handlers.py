@@ -319,3 +319,86 @@ async def test_typed_streams_and_histories() -> None:
         await hub.publish("orders:1", "not an order")
         with pytest.raises(BadRequest, match="does not fit Order"):
             await hub.history("orders:1", type=Order)
+
+
+async def test_a_handler_that_waited_for_something_cancelled_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    hub, box = Hubbub(), Box()
+
+    @hub.on("news")
+    async def handle(number: int) -> None:
+        if number == 1:
+            somebody_elses = asyncio.create_task(asyncio.Event().wait())
+            somebody_elses.cancel()
+            await somebody_elses
+        box.put(number)
+
+    async with hub:
+        with caplog.at_level(logging.ERROR):
+            await hub.publish("news", 1)
+            await hub.publish("news", 2)
+            assert await box.until(1) == [2]
+    assert [message.split(") ")[1] for message in caplog.messages] == ["failed on news, offset 0"]
+    caplog.clear()
+
+
+async def test_a_handler_that_publishes_into_what_it_hears_lets_others_run() -> None:
+    hub, counted = Hubbub(), 0
+
+    @hub.on("echo*")
+    async def echo(number: int) -> None:
+        nonlocal counted
+        counted += 1
+        await hub.publish("echo", number + 1)
+
+    async with hub:
+        await hub.publish("echo", 0)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert counted
+    assert not hub.node.is_running
+
+
+async def test_a_burst_of_one_publisher_is_not_too_much_for_a_quick_handler() -> None:
+    hub, box = Hubbub(), Box()
+
+    @hub.on("burst*")
+    async def handle(number: int) -> None:
+        box.put(number)
+
+    async with hub:
+        for number in range(5 * consumers.QUEUE_LIMIT):
+            await hub.publish("burst", number)
+        await hub.publish_many(("burst", number) for number in range(5 * consumers.QUEUE_LIMIT))
+    assert box.got == [*range(5 * consumers.QUEUE_LIMIT)] * 2
+
+
+async def test_starts_and_stops_wait_for_each_other() -> None:
+    hub, box = Hubbub(), Box()
+
+    @hub.on("news")
+    async def handle(number: int) -> None:
+        box.put(number)
+
+    await asyncio.gather(hub.start(), hub.start(), hub.stop())
+    assert hub.node.is_running
+    await hub.publish("news", 1)
+    assert await box.until(1) == [1]
+    await hub.stop()
+    assert not hub.node.is_running
+
+
+async def test_a_handler_that_is_added_late_for_a_channel_that_no_rules_know_is_refused() -> None:
+    async with Hubbub() as hub:
+        with pytest.raises(UnknownChannel, match="namespace 'nowhere' is not declared"):
+            hub.on("nowhere:1")(plain)
+
+
+async def test_wrong_types_are_refused_by_name() -> None:
+    async with Hubbub(auth={"hmac_secret": "x" * 32}) as hub:
+        for wrong in (lambda: hub.token(42), lambda: hub.token("ann", channels="room:1")):  # type: ignore[arg-type]  # mistakes on purpose
+            with pytest.raises(TypeError, match="user is text, and channels are a list of names"):
+                wrong()
+        with pytest.raises(ValueError, match="ttl = -5: expected more than 0 seconds"):
+            hub.token("ann", ttl=-5)
+        with pytest.raises(BadRequest, match="channel name is int: give text"):
+            await hub.publish(5, 1)  # type: ignore[arg-type]  # a mistake on purpose

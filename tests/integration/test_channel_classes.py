@@ -446,3 +446,40 @@ async def test_stronger_settings_before_the_start_keep_what_is_registered() -> N
             hub.override({"server.port": 1})
     with pytest.raises(ConfigurationError, match=r"argument: unknown setting server.prot"):
         hub.override({"server.prot": 1})
+
+
+async def test_nobody_publishes_or_reads_on_the_strength_of_a_subscribe_that_is_not_decided() -> None:
+    hub, decide = Hubbub(auth={"anonymous": True}), asyncio.Event()
+
+    @hub.channel("chat:{id}", delivery="recent", publish="subscriber", presence=True)
+    class Chat:
+        async def subscribe(self, connection: Connection, id: str) -> None:
+            await decide.wait()
+            raise PermissionDenied
+
+    async with hub:
+        talk = await connected(hub)
+        waiting = asyncio.ensure_future(talk.ask("subscribe", channel="chat:1"))
+        await asyncio.sleep(0)
+        note = {"channel": "chat:1", "data": 1}
+        assert code(await talk.ask("rpc", method="publish", data=note))[0] == 103
+        decide.set()
+        assert code(await waiting)[0] == 103
+        assert (await hub.history("chat:1")).publications == []
+
+
+async def test_an_rpc_that_waited_for_something_cancelled_has_its_answer(caplog: pytest.LogCaptureFixture) -> None:
+    hub = Hubbub(auth={"anonymous": True})
+
+    @hub.rpc("odd")
+    async def odd(connection: Connection) -> None:
+        somebody_elses = asyncio.create_task(asyncio.Event().wait())
+        somebody_elses.cancel()
+        await somebody_elses
+
+    async with hub:
+        talk = await connected(hub)
+        with caplog.at_level(logging.ERROR):
+            assert code(await talk.ask("rpc", method="odd"))[0] == 100
+    assert caplog.messages[0].endswith(" failed: what it waited for was cancelled")
+    caplog.clear()

@@ -239,9 +239,10 @@ def publish(
         channel = subscription.channel.name  # the same string as in every table that is asked on the way
         guard = subscription.guard
     else:
-        rules = node.access.publish(client, channel, subscribed=subscription is not None)
+        subscribed = subscription is not None and subscription.has_begun
+        rules = node.access.publish(client, channel, subscribed=subscribed)
         guard = node.handlers.guard(channel)
-        if subscription is not None:
+        if subscription is not None and subscribed:
             subscription.may_publish = True  # neither its user nor the rules change while it lasts
     if rules.rate:
         _spend(client, channel, rules)
@@ -347,7 +348,8 @@ async def _publish_by_rpc(node: Node, client: Client, data: bytes) -> wire.RPCRe
         raise BadRequest(f"RPC publish takes {{channel, data, ephemeral, idempotency_key}}: {error}") from None
     channel, body = _channel(request.channel), bytes(request.data)
     subscription = client.subscriptions.get(channel)
-    rules = node.access.publish(client, channel, subscribed=subscription is not None)
+    # In another lane than the subscribe that permits it, which may not be decided yet.
+    rules = node.access.publish(client, channel, subscribed=subscription is not None and subscription.has_begun)
     _spend(client, channel, rules)
     body = from_json(body, rules.data)
     guard, info = node.handlers.guard(channel), client.info_in(subscription)
@@ -436,7 +438,8 @@ def _since(request: wire.SubscribeRequest) -> Position | None:
 
 
 def _require_read(node: Node, client: Client, channel: str) -> None:
-    node.access.read(client, _channel(channel), subscribed=channel in client.subscriptions)
+    subscription = client.subscriptions.get(_channel(channel))
+    node.access.read(client, channel, subscribed=subscription is not None and subscription.has_begun)
 
 
 def _stop_if_gone(client: Client, subscription: Subscription) -> None:

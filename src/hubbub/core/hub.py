@@ -119,6 +119,12 @@ class Subscription:
         self.wants_notices = False
 
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether its subscriber was let in, and is in."""
+        return self.behind != ENTERING and self.behind != GONE
+
+
 class Audience:
     """The live subscribers of one channel that share a variant, and their open batch."""
 

@@ -33,6 +33,13 @@ from hubbub.handlers.typed import Reader
 
 log = logging.getLogger(__name__)
 
+
+def is_cancelled() -> bool:
+    """Whether the current task itself is to end; else a CancelledError is that of something it waited for."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 #: The method that clients have without anybody registering it (`core.commands`).
 BUILT_IN = "publish"
 
@@ -172,6 +179,10 @@ class Application:
                 log.error("%s did not answer within %g s (client.handler_timeout)", place, self.timeout)
             else:
                 log.exception("%s failed", place)
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+            log.exception("%s failed: what it waited for was cancelled", place)
         except Exception:
             log.exception("%s failed", place)
         finally:

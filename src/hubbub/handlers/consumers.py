@@ -24,6 +24,7 @@ from hubbub.core.node import Node
 from hubbub.core.patterns import Listener
 from hubbub.core.reader import ChannelReader, PositionLost
 from hubbub.errors import BackendError, ConfigurationError, InternalError, ReplyError
+from hubbub.handlers.application import is_cancelled
 from hubbub.handlers.publication import Publication, decoded
 from hubbub.handlers.signatures import signature_of
 from hubbub.handlers.typed import ANYTHING, Reader
@@ -35,6 +36,9 @@ QUEUE_LIMIT = 1000
 
 #: Seconds until a handler whose channel cannot be heard tries again.
 RETRY = 1.0
+
+#: Publications that a handler is given in one turn of the loop.
+BREATH = 256
 
 #: Seconds that handlers get to finish what they have when the hub stops.
 LAST_WORDS = 5.0
@@ -91,6 +95,8 @@ class Consumers:
 
     def add(self, consumer: Consumer) -> None:
         """Listens from the start on, or at once where the hub runs."""
+        if self._node().is_running:
+            self._require_rules(consumer)
         self._all.append(consumer)
         self._readers.clear()
         if self._node().is_running:
@@ -100,11 +106,7 @@ class Consumers:
     async def start(self) -> None:
         """Return once all of them hear, or have failed to for the first time. Raises UnknownChannel, BadRequest."""
         for consumer in self._all:
-            if not consumer.is_pattern:
-                try:
-                    self._node().namespaces.resolve(consumer.topic)
-                except ReplyError as error:
-                    raise type(error)(f"{consumer.where}: {error.message}") from None
+            self._require_rules(consumer)
         self._watch()
         self._is_stopping = False
         hearing = []
@@ -139,6 +141,14 @@ class Consumers:
         for reader in readers:
             reader.json(data)
 
+    def _require_rules(self, consumer: Consumer) -> None:
+        if consumer.is_pattern:
+            return
+        try:
+            self._node().namespaces.resolve(consumer.topic)
+        except ReplyError as error:
+            raise type(error)(f"{consumer.where}: {error.message}") from None
+
     def _watch(self) -> None:
         """Have publications checked, where a handler wants more than anything."""
         if any(not each.reader.is_anything for each in self._all):
@@ -164,8 +174,12 @@ class Consumers:
         try:
             await source.listen()
             hears.set()
+            given = 0
             while (heard := await source.next()) is not None:
                 await self._give(consumer, *heard)
+                given += 1
+                if not given % BREATH:
+                    await asyncio.sleep(0)  # it may never wait for anything, nor may what it does
         except PositionLost as error:
             node.observer.count("consumer_lost_its_place")
             log.error("%s missed publications: %s; it goes on with what comes", consumer.where, error)
@@ -183,7 +197,9 @@ class Consumers:
         self.at_work[mark] = consumer.where
         try:
             await consumer.call(channel, publication, epoch)
-        except Exception:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
             self._node().observer.count("consumer_failed")
             log.exception("%s failed on %s, offset %d", consumer.where, channel, publication.offset)
         finally:
