@@ -1,10 +1,16 @@
-"""How much Hypothesis tries: little and always the same by default; `HUBBUB_HYPOTHESIS=deep` searches for minutes."""
+"""What holds for all tests: how much Hypothesis tries, and the fixtures of Redis and Valkey.
+
+Hypothesis tries little and always the same by default; `HUBBUB_HYPOTHESIS=deep` searches for minutes.
+"""
 
 from __future__ import annotations
 
 import os
 
 from hypothesis import HealthCheck, settings
+from tests.backends import backend, own_backend, redis_server, redis_url, valkey_server
+
+__all__ = ["backend", "own_backend", "redis_server", "redis_url", "valkey_server"]
 
 settings.register_profile(
     "ci",

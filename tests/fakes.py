@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from tests.wire import decode_frame, encode_command
 
 from hubbub.auth import TokenVerifier
-from hubbub.brokers.base import Broker
+from hubbub.brokers.base import Broker, is_nodes_own
 from hubbub.brokers.memory import Exchange, MemoryBroker
 from hubbub.channels import ChannelRules, Namespaces
 from hubbub.clock import ManualClock, TimerWheel
@@ -462,6 +462,11 @@ class House:
         result = self.run(work())
         self.settle()
         return result
+
+    @property
+    def channels(self) -> list[str]:
+        """What the node holds of channels that somebody chose."""
+        return [name for name in self.node.hub.channels if not is_nodes_own(name)]
 
     def settle(self) -> None:
         """Let everything happen that can without time passing. No task may have died of a bug."""

@@ -50,7 +50,9 @@ from hubbub.presence.base import Presence
 
 T = TypeVar("T")
 
-CallKind = Literal["heads", "read", "subscribe", "unsubscribe", "publish", "notify", "remove_history", "watch"]
+CallKind = Literal[
+    "heads", "read", "replace_epoch", "subscribe", "unsubscribe", "publish", "notify", "remove_history", "watch"
+]
 
 
 async def let_run(turns: int = 10) -> None:
@@ -333,6 +335,10 @@ class UnreliableBroker:
             "read", (channel,), lambda: self._broker.read(channel, after, limit, max_bytes, reverse=reverse)
         )
 
+    async def replace_epoch(self, channel: str, epoch: str) -> Position:
+        """Pass it on."""
+        return await self._pass("replace_epoch", (channel,), lambda: self._broker.replace_epoch(channel, epoch))
+
     # --- the broker's side: BrokerEvents of the inner one
 
     def on_publication(self, channel: str, publication: Publication, epoch: str) -> None:
@@ -427,6 +433,10 @@ class SlowBroker:
     ) -> Page:
         """Slowly."""
         return await _slowly(self._broker.read(channel, after, limit, max_bytes, reverse=reverse))
+
+    async def replace_epoch(self, channel: str, epoch: str) -> Position:
+        """Slowly."""
+        return await _slowly(self._broker.replace_epoch(channel, epoch))
 
 
 class SlowPresence:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, Unpack
 
 import msgspec
 
-from hubbub import payload
+from hubbub import DEFAULT_CONFIG, payload
 from hubbub.assembly import node_of, overrides
 from hubbub.auth import mint
 from hubbub.brokers.base import StreamOptions
@@ -128,12 +128,13 @@ class Subscription(Generic[T]):
 class Hubbub:
     """Real-time messaging in one object.
 
-        hub = Hubbub()                                          # in memory
-        hub = Hubbub(config="hubbub.toml")
+        hub = Hubbub()                                          # in memory, with hubbub.toml where there is one
+        hub = Hubbub(config="hubbub.toml")                      # or another file; it has to be there
         hub = Hubbub(channels={"room": {"delivery": "recent", "subscribe": "anyone"}})
 
     Settings come from keyword arguments (sections as dictionaries), then the environment, then the file; see
-    `settings`. Start it with `async with hub`, with `hub.lifespan`, or by serving `hub.asgi()`.
+    `settings`. The file is `config`, else the `hubbub.toml` of the working directory where there is one; with ready
+    `settings=`, none of these is read. Start it with `async with hub`, with `hub.lifespan`, or by serving `hub.asgi()`.
     """
 
     def __init__(
@@ -145,6 +146,8 @@ class Hubbub:
         clock: Clock | None = None,
         **sections: Mapping[str, object],
     ) -> None:
+        if config is None and settings is None and Path(DEFAULT_CONFIG).exists():
+            config = DEFAULT_CONFIG
         self.settings = settings or load(Path(config) if config is not None else None, None, overrides(url, sections))
         self._said = (config, overrides(url, sections)) if settings is None else None
         self._clock = clock
@@ -456,7 +459,7 @@ class Hubbub:
 
     async def channels(self, pattern: str = "") -> dict[str, int]:
         """Channels that somebody listens to, and how many; `pattern` is a glob, empty for all."""
-        return self.node.channels(pattern)
+        return await self.node.everywhere.channels(pattern)
 
     async def subscribers(self, channel: str) -> int:
         """How many subscriptions `channel` has, back-end code's included."""
@@ -478,7 +481,8 @@ class Hubbub:
 
         Raises ConfigurationError where there is no secret to sign with.
         """
-        if not isinstance(user, str) or isinstance(channels, str):
+        given: tuple[object, object] = (user, channels)  # not everybody runs a type checker
+        if not isinstance(given[0], str) or isinstance(given[1], str):
             raise TypeError("user is text, and channels are a list of names: hub.token(str(user), channels=[name])")
         if ttl is not None and ttl <= 0:
             raise ValueError(f"ttl = {ttl}: expected more than 0 seconds; None is for ever")
@@ -506,18 +510,18 @@ class Hubbub:
 
         `code` from 4000 to 4499 lets clients come back, 4500 to 4999 does not; without one they stay away (3503).
         """
-        return self.node.control.disconnect(user, client, code=code, reason=reason, whitelist=whitelist)
+        return await self.node.everywhere.disconnect(user, client, code=code, reason=reason, whitelist=whitelist)
 
     async def unsubscribe(self, user: str, channel: str = "", *, client: str = "") -> int:
         """End the user's subscriptions to `channel` (all channels if empty), and tell the clients. Returns how many."""
-        return self.node.control.unsubscribe(user, channel, client)
+        return await self.node.everywhere.unsubscribe(user, channel, client)
 
     async def revoke(self, user: str, *, ttl: float = TOKEN_TTL) -> int:
         """Close the connections of `user`, and refuse the tokens that were issued to it until now. Returns how many.
 
         `ttl` in seconds is how long they are remembered: the longest that such a token can still be good.
         """
-        return self.node.revoke(user, ttl=ttl)
+        return await self.node.everywhere.revoke(user, ttl=ttl)
 
     # doors ----------------------------------------------------------------------------------------------------------
 

@@ -142,6 +142,7 @@ class TokenVerifier:
                 expire_at=_expiry(claims),
                 info=_gated("info", claims.info, claims.b64info),
                 client=_text("client", claims.client),
+                issued_at=_issued(claims),
             )
         self._check_time(claims, time)
         return grant

@@ -163,7 +163,8 @@ class Namespaces:
         known = self._known.get(channel)
         if known is not None:
             return known
-        if not isinstance(channel, str):
+        given: object = channel  # not everybody runs a type checker
+        if not isinstance(given, str):
             raise BadRequest(f"channel name is {type(channel).__name__}: give text")
         if not 0 < len(channel) <= MAX_CHANNEL_LENGTH or _CONTROL.search(channel):
             raise BadRequest(_what_is_wrong(channel))

@@ -98,7 +98,8 @@ class Credentials(msgspec.Struct, frozen=True):
     """Who a connection is, verified.
 
     `expire_at` is Unix time in seconds, 0 for never. `subs` are the channels it is subscribed to on connecting.
-    `issued_at` is when its token was made, as the token says, in Unix time; 0 where nobody says so.
+    `issued_at` is when its token was made, as the token says, in Unix time; 0 where nobody says so. `can_refresh`: a
+    new token can prolong the connection; else it has to come again when it expires.
     """
 
     user: str = ""
@@ -107,10 +108,11 @@ class Credentials(msgspec.Struct, frozen=True):
     data: bytes = b""
     subs: Mapping[str, PersonalSubscription] = msgspec.field(default_factory=dict)
     issued_at: float = 0
+    can_refresh: bool = True
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """A verified right to one subscription. `expire_at` is Unix time in seconds, 0 for never."""
+    """A verified right to one subscription. `expire_at` and `issued_at` as in `Credentials`."""
 
     channel: str
     user: str = ""
@@ -118,3 +120,4 @@ class Grant(msgspec.Struct, frozen=True):
     info: bytes = b""
     data: bytes = b""
     client: str = ""
+    issued_at: float = 0

@@ -1,4 +1,4 @@
-"""What every `Source` must do, tried on brokers: S1 to S4 of `hubbub.brokers.base`."""
+"""What every `Source` must do, tried on brokers: S1 to S5 of `hubbub.brokers.base`."""
 
 from __future__ import annotations
 
@@ -249,3 +249,84 @@ async def test_s4_tiny_max_bytes_gives_one_at_a_time(broker_factory: BrokerFacto
     for after in range(3):
         page = await node.broker.read("c", after, 100, 1)
         assert [publication.offset for publication in page.publications] == [after + 1]
+
+
+# --- S5
+
+
+async def test_s5_replaced_epoch_keeps_everything_else(broker_factory: BrokerFactory) -> None:
+    one, two = await broker_factory(2)
+    await fill(one.broker, "c", 3)
+    versioned = StreamOptions(size=100, ttl=60, version=5)
+    keyed = StreamOptions(size=100, ttl=60, idempotency_key="k")
+    await one.broker.publish("c", Publication(b"4"), versioned)
+    before = position(await one.broker.publish("c", Publication(b"5"), keyed))
+    head = await two.broker.replace_epoch("c", before.epoch)
+    assert head.epoch != before.epoch
+    assert head.offset == 5
+    assert (await one.broker.heads(["c"]))["c"] == head
+    page = await one.broker.read("c", 0, 100)
+    assert page.head == head
+    assert [(p.offset, p.data) for p in page.publications] == [(number, b"%d" % number) for number in range(1, 6)]
+    assert (await one.broker.publish("c", Publication(b"x"), versioned)).duplicate is True
+    assert (await one.broker.publish("c", Publication(b"x"), keyed)).duplicate is True
+    assert position(await one.broker.publish("c", Publication(b"6"), KEPT)) == Position(head.epoch, 6)
+    assert await kept(two.broker, "c") == [1, 2, 3, 4, 5, 6]
+
+
+async def test_s5_announced_under_the_new_epoch(broker_factory: BrokerFactory, settle: Settle) -> None:
+    one, two = await broker_factory(2)
+    await two.broker.subscribe("c")
+    old = position(await one.broker.publish("c", Publication(b"x"), KEPT)).epoch
+    new = (await one.broker.replace_epoch("c", old)).epoch
+    await fill(one.broker, "c", 1)
+    await settle()
+    assert [(publication.offset, epoch) for publication, epoch in two.heard.announced["c"]] == [(1, old), (2, new)]
+
+
+async def test_s5_of_many_calls_one_replaces(broker_factory: BrokerFactory) -> None:
+    nodes = await broker_factory(3)
+    await fill(nodes[0].broker, "c", 2)
+    before = (await nodes[0].broker.heads(["c"]))["c"]
+    heads = await asyncio.gather(*(nodes[n % 3].broker.replace_epoch("c", before.epoch) for n in range(12)))
+    assert len(set(heads)) == 1
+    assert heads[0].epoch != before.epoch
+    assert await nodes[1].broker.replace_epoch("c", before.epoch) == heads[0]  # too late: it is another one already
+    assert await nodes[1].broker.replace_epoch("c", "another") == heads[0]
+    assert (await nodes[2].broker.heads(["c"]))["c"] == heads[0]
+
+
+async def test_s5_stream_that_nobody_knows(broker_factory: BrokerFactory) -> None:
+    (node,) = await broker_factory(1)
+    head = await node.broker.replace_epoch("c", "gone")
+    assert head.offset == 0
+    assert (await node.broker.heads(["c"]))["c"] == head
+    replaced = await node.broker.replace_epoch("c", head.epoch)
+    assert replaced.offset == 0
+    assert replaced.epoch != head.epoch
+    assert position(await node.broker.publish("c", Publication(b"x"), KEPT)) == Position(replaced.epoch, 1)
+
+
+async def test_s5_what_is_kept_still_expires_and_is_trimmed(
+    broker_factory: BrokerFactory, pass_time: TimePasses
+) -> None:
+    (node,) = await broker_factory(1)
+    options = StreamOptions(size=3, ttl=4)
+    await fill(node.broker, "c", 5, options)
+    await node.broker.replace_epoch("c", (await node.broker.heads(["c"]))["c"].epoch)
+    await fill(node.broker, "c", 1, options)
+    assert await kept(node.broker, "c") == [4, 5, 6]
+    await node.broker.replace_epoch("c", (await node.broker.heads(["c"]))["c"].epoch)
+    await pass_time(5)
+    page = await node.broker.read("c", 0, 10)
+    assert list(page.publications) == []
+    assert page.head.offset == 6
+
+
+async def test_s5_other_streams_stay(broker_factory: BrokerFactory) -> None:
+    (node,) = await broker_factory(1)
+    for channel in ("c", "d"):
+        await fill(node.broker, channel, 1)
+    heads = await node.broker.heads(["c", "d"])
+    await node.broker.replace_epoch("c", heads["c"].epoch)
+    assert (await node.broker.heads(["d"]))["d"] == heads["d"]

@@ -40,7 +40,7 @@ async def test_who_can_have_another_token_comes_back_and_has_missed_nothing(sdk:
         subscription = await client.subscribe("news")
         await hub.publish("news", 1)
         assert await subscription.data(1) == [1]
-        assert hub.node.revoke("ann", ttl=3600) == 1
+        assert hub.node.control.revoke("ann", ttl=3600) == 1
         await hub.publish("news", 2)
         await client.back()
         assert await subscription.data(1) == [2]
@@ -55,8 +55,8 @@ async def test_who_cannot_stays_away(sdk: Sdk) -> None:
     async with running(hub) as server:
         client = await Client(sdk).open(websocket_url(port_of(server)), token=token("ann", issued=-60))
         await client.connect()
-        assert hub.node.revoke("ann", ttl=3600) == 1
+        assert hub.node.control.revoke("ann", ttl=3600) == 1
         assert (await client.log.next("disconnected"))["code"] == 1, "unauthorized"
         assert await client.call("state") == "disconnected"
-        assert hub.node.info("").num_clients == 0
+        assert hub.node.info().num_clients == 0
         await client.disconnect()

@@ -214,7 +214,7 @@ def test_revoked_tokens_close_their_connections_and_open_none() -> None:
         client, nameless, bob = (
             house.client(token=each) for each in (token("ann", iat=now - 60), token("ann"), token("bob", iat=now - 60))
         )
-        assert house.call(lambda: house.node.revoke("ann", ttl=3600)) == 2
+        assert house.call(lambda: house.node.control.revoke("ann", ttl=3600)) == 2
         assert [each.closed_with for each in (client, nameless, bob)] == [3005, 3005, 0]
         for void in (token("ann", iat=now - 60), token("ann"), token("ann", iat=now)):
             refused = house.client(token=void)
@@ -227,7 +227,7 @@ def test_connections_with_newer_tokens_stay() -> None:
     with House(RULES) as house:
         now = house.clock.time()
         old, new = (house.client(token=token("ann", iat=now - age)) for age in (600, 10))
-        assert house.call(lambda: house.node.revoke("ann", before=now - 300, ttl=3600)) == 1
+        assert house.call(lambda: house.node.control.revoke("ann", before=now - 300, ttl=3600)) == 1
         assert (old.closed_with, new.closed_with) == (3005, 0)
 
 
@@ -235,7 +235,7 @@ def test_a_refresh_with_a_revoked_token_ends_the_connection() -> None:
     with House(RULES) as house:
         now = house.clock.time()
         client = house.client(token=token("ann", iat=now + 5))  # the issuer's clock runs fast
-        house.call(lambda: house.node.revoke("ann", ttl=3600))
+        house.call(lambda: house.node.control.revoke("ann", ttl=3600))
         assert client.closed_with == 0
         house.call(lambda: client.command("refresh", token=token("ann", iat=now - 5)))
         assert client.closed_with == 3005
@@ -245,7 +245,7 @@ def test_a_connect_under_way_is_revoked_too() -> None:
     with House(RULES, wrap=lambda broker: UnreliableBroker(broker, is_direct=True)) as house:
         broker = holding(house)
         client = connecting(house, "ann")
-        assert house.call(lambda: house.node.revoke("ann", ttl=3600)) == 1
+        assert house.call(lambda: house.node.control.revoke("ann", ttl=3600)) == 1
         house.begin(broker.release_all())
         assert client.closed_with == 3005
 
@@ -253,14 +253,14 @@ def test_a_connect_under_way_is_revoked_too() -> None:
 def test_milliseconds_are_no_time_to_be_newer_than_a_revocation() -> None:
     with House(RULES) as house:
         milliseconds = house.clock.time() * 1000 + 1e6
-        assert house.call(lambda: house.node.revoke("ann", ttl=3600)) == 0
+        assert house.call(lambda: house.node.control.revoke("ann", ttl=3600)) == 0
         assert house.client(token=token("ann", iat=milliseconds)).error(1) == 109
 
 
 def test_it_lasts_as_long_as_it_was_asked_to() -> None:
     with House(RULES) as house:
         old = token("ann", iat=house.clock.time())
-        house.call(lambda: house.node.revoke("ann", ttl=60))
+        house.call(lambda: house.node.control.revoke("ann", ttl=60))
         house.pass_time(59)
         assert house.client(token=old).error(1) == 109
         house.pass_time(1)
@@ -269,4 +269,4 @@ def test_it_lasts_as_long_as_it_was_asked_to() -> None:
 
 def test_nobody_has_no_tokens() -> None:
     with House(RULES) as house, pytest.raises(ValueError, match="anonymous"):
-        house.node.revoke("", ttl=60)
+        house.node.control.revoke("", ttl=60)

@@ -161,7 +161,7 @@ def test_a_client_that_goes_while_it_enters_leaves_nothing_behind() -> None:
         assert order.result() == 0
         assert house.run(house.node.presence("seen:1")) == {}
         house.pass_time(60)
-        assert not house.node.hub.channels
+        assert not house.channels
 
 
 def test_a_kick_while_it_enters_wins() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hubbub.brokers.base import Page
-from hubbub.core.feed import Feed, Step
+from hubbub.core.feed import NOTHING, Broken, Feed, Step
 from hubbub.core.ring import Ring, RingPool
 from hubbub.model import Position, Publication
 
@@ -228,12 +228,28 @@ def test_a_head_that_an_announcement_overtook_is_not_lower() -> None:
     assert feed.head_seen(Position("A", 5)).broken is None
 
 
-def test_a_lower_head_is_a_rollback() -> None:
+def test_a_lower_head_is_a_rollback_and_the_source_gets_another_epoch_before_anybody_is_told() -> None:
     feed = feed_at(5)
     feed.ask("head")
     step = feed.head_seen(Position("A", 3))
+    assert (step.broken, step.ask) == (None, "replace")
+    assert feed.ask("replace") == Position("A", 5)
+    step = feed.replaced(Position("B", 3))
+    assert step.broken == Broken("rollback", Position("A", 5), Position("B", 3))
+
+
+def test_nothing_of_a_stream_that_was_rolled_back_goes_out() -> None:
+    feed = feed_at(5)
+    for question in ("head", "read", "replace"):
+        feed.ask(question)
+    assert announce(feed, 6) == NOTHING
+    assert feed.head_seen(Position("A", 6)) == NOTHING
+    assert feed.read_done(page([6], 6)) == NOTHING
+    assert feed.read_back(page([4, 5, 6], 6), Position("A", 5)) == NOTHING
+    announce(feed, 7, epoch="B")
+    step = feed.replaced(Position("B", 6))
     assert step.broken is not None
-    assert step.broken.cause == "rollback"
+    assert told(step) == [7]
 
 
 def test_a_rollback_breaks_once_though_two_questions_were_under_way() -> None:
@@ -241,8 +257,17 @@ def test_a_rollback_breaks_once_though_two_questions_were_under_way() -> None:
     announce(feed, 12)
     feed.ask("read")
     feed.ask("head")
-    assert feed.head_seen(Position("A", 5)).broken is not None
+    assert feed.head_seen(Position("A", 5)).ask == "replace"
+    feed.ask("replace")
     assert feed.read_done(page([], 5)).broken is None
+    assert feed.replaced(Position("B", 5)).broken is not None
+
+
+def test_a_source_that_was_replaced_by_another_node_is_looked_at_again() -> None:
+    feed = feed_at(5)
+    feed.ask("replace")
+    feed.ask("head")
+    assert feed.replaced(Position("A", 9)) == Step(ask="head", soon=True), "it was no rollback after all"
 
 
 def test_another_epoch_breaks_and_takes_what_was_announced_under_it() -> None:

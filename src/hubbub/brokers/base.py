@@ -14,7 +14,17 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
+from hubbub.errors import BackendError
 from hubbub.model import ClientInfo, Position, Publication, Published
+
+#: The channel in which the nodes of an application speak to each other. Names that begin with a control character are
+#: the nodes' own: they are no client's, and no pattern matches them (B8).
+INTERCOM = "\x01orders"
+
+
+def is_nodes_own(channel: str) -> bool:
+    """Whether no application and no client can have chosen this name."""
+    return channel[:1] < " "
 
 
 class Page(NamedTuple):
@@ -22,6 +32,14 @@ class Page(NamedTuple):
 
     publications: Sequence[Publication]
     head: Position
+
+
+class PublishFailed(BackendError):
+    """A publish has no answer, or was refused. `is_retry_safe`: once more with the same options cannot do it twice."""
+
+    def __init__(self, text: str, *, is_retry_safe: bool) -> None:
+        self.is_retry_safe = is_retry_safe
+        super().__init__(text)
 
 
 class StreamOptions(msgspec.Struct, frozen=True, gc=False):
@@ -55,6 +73,8 @@ class Source(Protocol):
     - S3. `read` is one atomic look: its publications and its head belong to the same instant.
     - S4. Reading forward, publications are contiguous among themselves. The first one may lie beyond `after` + 1: what
       is missing was trimmed. Forward pages end early only at `limit`, at `max_bytes`, or at the head.
+    - S5. `replace_epoch` gives the stream another epoch if it still has the one that is named: of many calls that name
+      one epoch, one does. Offsets, what is kept, versions and idempotency keys stay. Nothing is announced.
     """
 
     async def heads(self, channels: Sequence[str]) -> dict[str, Position]:
@@ -68,6 +88,13 @@ class Source(Protocol):
 
         At most `limit` of them (0: only the head) and about `max_bytes`, but always one if there is one. Raises
         BackendError.
+        """
+        ...
+
+    async def replace_epoch(self, channel: str, epoch: str) -> Position:
+        """The source lost the end of this stream under `epoch`: nobody shall mistake the offsets to come (S5).
+
+        Returns the head, whoever replaced the epoch. Raises BackendError.
         """
         ...
 
@@ -125,7 +152,7 @@ class Broker(Source, Protocol):
         ...
 
     def publish(self, channel: str, publication: Publication, options: StreamOptions) -> Coroutine[Any, Any, Published]:
-        """Keep (if so asked) and announce. Raises BackendError."""
+        """Keep (if so asked) and announce. Raises BackendError; a PublishFailed says whether to publish again."""
         ...
 
     async def notify(self, channel: str, notice: Notice) -> None:

@@ -132,6 +132,21 @@ class Exchange:
             del self._due[stream.due][stream]
             stream.due = 0
 
+    def replace_epoch(self, channel: str, epoch: str, now: float) -> Position:
+        """The head, under another epoch if it was this one (S5). Memory loses nothing, but is the model of who does."""
+        stream = self.stream(channel, now)
+        if stream.epoch == epoch:
+            order = self._streams if channel in self._streams else self._asked
+            order[channel] = heir = stream.under(_new_epoch())
+            if stream.due:
+                del self._due[stream.due][stream]
+            if heir.items:
+                self._schedule(heir)
+            stream.due = 0
+            stream.retire()
+            stream = heir
+        return stream.head
+
     def clear(self, channel: str) -> None:
         """Let go of what is kept there; the head stays (B7)."""
         stream = self._streams.get(channel)  # one that was only asked for keeps nothing

@@ -1,6 +1,6 @@
 """The broker of one process: streams in memory, announcements by plain calls. The executable model of `base`.
 
-Answers for: B1 to B8 and S1 to S4 without any I/O, on an `Exchange` that it has for itself or shares with others.
+Answers for: B1 to B8 and S1 to S5 without any I/O, on an `Exchange` that it has for itself or shares with others.
 Refuses to know: rules, clients, and what listeners do with an announcement.
 
 What is dropped for lack of room is counted: see `MemoryBroker.counts`.
@@ -121,6 +121,10 @@ class MemoryBroker:
             stream.clear()
         look = stream.page_back if reverse else stream.page
         return Page(look(after, limit, max_bytes), stream.head)
+
+    async def replace_epoch(self, channel: str, epoch: str) -> Position:
+        """Give the stream another epoch if it still has this one."""
+        return self.exchange.replace_epoch(channel, epoch, self._now())
 
     def stored(self, channel: str) -> Stream:
         """The stream of `channel` in its present life: ask again when the epoch changed."""

@@ -173,6 +173,17 @@ class Stream:
             return ()
         return _fitting(self.items[start - base : stop - base][::-1], max_bytes)
 
+    def under(self, epoch: str) -> Stream:
+        """The same stream in another life."""
+        heir = Stream(epoch, self.touched, shelf=self._shelf)
+        heir.top, heir.first, heir.expires, heir.published = self.top, self.first, self.expires, self.published
+        heir.version, heir.version_epoch = self.version, self.version_epoch
+        heir.items, heir._weights = self.items.copy(), self._weights.copy()
+        if heir._weights:
+            self._shelf.bytes += sum(heir._weights)
+            self._shelf.kept[heir] = None
+        return heir
+
     def clear(self) -> None:
         """Let go of the publications; the head stays."""
         if self._weights:

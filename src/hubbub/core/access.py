@@ -171,6 +171,8 @@ class Access:
             raise Disconnect(
                 DisconnectCode.INVALID_TOKEN, detail="the subscription token is for another channel or user"
             )
+        if self.revocations.refuses(grant.user, grant.issued_at, time):
+            raise TokenExpired("token revoked")
         return grant
 
     def _completed(self, credentials: Credentials) -> Credentials:

@@ -10,8 +10,10 @@ in the same breath: a subscription goes live right behind its answer.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from msgspec import UNSET, DecodeError, Raw, Struct, json
 
@@ -19,7 +21,7 @@ from hubbub.brokers.base import StreamOptions
 from hubbub.channels import ChannelRules
 from hubbub.core.hooks import Guard, Handshake
 from hubbub.core.hub import GONE, Subscription
-from hubbub.core.node import Node
+from hubbub.core.node import MAX_KEY, Node
 from hubbub.core.registry import Registered
 from hubbub.core.subscribing import Entry, Member
 from hubbub.errors import (
@@ -40,8 +42,22 @@ from hubbub.protocol.session import Session
 from hubbub.rates import Rate
 from hubbub.version import VERSION
 
+T = TypeVar("T")
 
-class Client(Member, Registered, Protocol):
+
+class Waiting(Protocol):
+    """What a connection does while the application thinks, and how much it may ask for."""
+
+    async def while_here(self, task: asyncio.Task[T]) -> T:
+        """The task's result; it is cancelled where the connection ends before it."""
+        ...
+
+    def spend(self, channel: str, rate: Rate) -> None:
+        """One publication more in `channel`. Raises TooManyRequests (111)."""
+        ...
+
+
+class Client(Member, Registered, Waiting, Protocol):
     """What commands need of the connection that sent them."""
 
     @property
@@ -59,10 +75,6 @@ class Client(Member, Registered, Protocol):
 
     def identify(self, credentials: Credentials) -> None:
         """Who it is."""
-        ...
-
-    def spend(self, channel: str, rate: Rate) -> None:
-        """One publication more in `channel`. Raises TooManyRequests (111)."""
         ...
 
     def connected(self, credentials: Credentials) -> None:
@@ -90,7 +102,7 @@ async def connect(node: Node, client: Client, id: int, request: wire.ConnectRequ
     client.identify(credentials)
     entries = await _enter_server_side(node, client, credentials, request.subs)
     client.connected(credentials)
-    ttl = node.access.ttl(credentials.expire_at, node.clock.time())
+    ttl = node.access.ttl(credentials.expire_at, node.clock.time()) if credentials.can_refresh else None
     timing = client.session.timing
     client.reply(
         id,
@@ -115,7 +127,7 @@ async def _who(node: Node, client: Client, request: wire.ConnectRequest) -> Cred
         headers, query = client.request
         asked = node.handlers.authenticate(client, Handshake(request.token, _bytes(request.data), headers, query))
         if asked is not None:
-            said = await node.tasks.spawn(asked, "authenticate", quiet=True)
+            said = await client.while_here(node.tasks.spawn(asked, "authenticate", quiet=True))
             if client.is_closed:
                 raise Disconnect(DisconnectCode.CONNECTION_CLOSED)
             if said is not None:
@@ -167,7 +179,8 @@ async def subscribe(node: Node, client: Client, id: int, request: wire.Subscribe
     client.subscriptions[channel] = subscription
     try:
         if guard is not None and "subscribe" in guard.asks:
-            await node.tasks.spawn(guard.subscribe(client), f"may subscribe to {channel}", quiet=True)
+            may = node.tasks.spawn(guard.subscribe(client), f"may subscribe to {channel}", quiet=True)
+            await client.while_here(may)
             _stop_if_gone(client, subscription)
         await node.doorkeeper.enter(client, subscription)
         _stop_if_gone(client, subscription)
@@ -340,6 +353,14 @@ class PublishedByRPC(Struct, omit_defaults=True):
     epoch: str = ""
 
 
+def _clients_key(client: Client, key: str) -> str:
+    """A client's keys are its user's own: nobody can use up those of others, or of servers, by guessing them."""
+    if len(key) > MAX_KEY:
+        raise BadRequest(f"idempotency_key has at most {MAX_KEY} characters")
+    owner = f"user {client.user}" if client.user else f"client {client.id}"
+    return hashlib.sha256(f"{owner}\n{key}".encode("utf-8", "surrogatepass")).hexdigest() if key else ""
+
+
 async def _publish_by_rpc(node: Node, client: Client, data: bytes) -> wire.RPCResult:
     """With the rights of the publish command."""
     try:
@@ -353,7 +374,7 @@ async def _publish_by_rpc(node: Node, client: Client, data: bytes) -> wire.RPCRe
     _spend(client, channel, rules)
     body = from_json(body, rules.data)
     guard, info = node.handlers.guard(channel), client.info_in(subscription)
-    options = StreamOptions(idempotency_key=request.idempotency_key)
+    options = StreamOptions(idempotency_key=_clients_key(client, request.idempotency_key))
     if guard is not None and "publish" in guard.asks:
         done = await _guarded(
             node,

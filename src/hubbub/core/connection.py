@@ -10,13 +10,14 @@ has to say to a peer that may never answer.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import CoroutineType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from hubbub.core import commands, eager
 from hubbub.core.hub import LOST, Subscription
@@ -40,6 +41,8 @@ from hubbub.protocol.session import Request, Session, State
 from hubbub.rates import Rate
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Looked at for every command.
 CONNECTED = State.CONNECTED
@@ -110,6 +113,7 @@ class Connection:
         "_publishing",
         "_stalled",
         "_timer",
+        "_waits_for",
         "credentials",
         "id",
         "is_closed",
@@ -141,6 +145,7 @@ class Connection:
         self._publishing: PublishLimits | None = None  # made when it first publishes where there is a rate
         self._info: ClientInfo | None = None  # made when first asked for, anew when the credentials are
         self._stalled: tuple[float, int] | None = None
+        self._waits_for: set[asyncio.Task[Any]] | None = None  # answers of the application that nobody else wants
         self._timer = node.timers.at(self.session.deadline, self._tick)
         node.registry.add(self)
 
@@ -242,6 +247,17 @@ class Connection:
             self._failed(request, TooManyRequests())
             return False
         return True
+
+    async def while_here(self, task: asyncio.Task[T]) -> T:
+        """The task's result; it is cancelled where the connection ends before it."""
+        waits_for = self._waits_for = self._waits_for or set()
+        waits_for.add(task)
+        try:
+            return await task
+        finally:
+            waits_for.discard(task)
+            if not waits_for:
+                self._waits_for = None
 
     def spend(self, channel: str, rate: Rate) -> None:
         """It publishes once more in `channel`, at most at this rate. Raises TooManyRequests (111)."""
@@ -409,6 +425,8 @@ class Connection:
             return
         self.is_closed = True
         self._timer.cancel()
+        for task in self._waits_for or ():
+            task.cancel()
         self.outbox.clear()
         for subscription in list(self.subscriptions.values()):
             self.leave(subscription)

@@ -24,7 +24,7 @@ from hubbub.core.hub import GONE, Subscription
 from hubbub.core.pump import Pump
 from hubbub.core.registry import Registered, Registry
 from hubbub.core.subscribing import Doorkeeper, Entry, Member
-from hubbub.errors import DisconnectCode, LimitExceeded, UnsubscribeCode
+from hubbub.errors import BadRequest, DisconnectCode, LimitExceeded, UnsubscribeCode
 from hubbub.model import Credentials, Position
 from hubbub.protocol.messages import Push, RefreshPush, SubscribePush
 from hubbub.protocol.session import Session, State
@@ -90,6 +90,8 @@ class Control:
 
         Without a `code` it is 3503 (force disconnect), from which SDKs do not come back.
         """
+        if code and not 3000 <= code <= 4999:
+            raise BadRequest(f"disconnect code = {code}: expected 3000 to 4999")
         closed = 0
         for connection in self._registry.of(user, client):
             if connection.id not in whitelist:
@@ -130,6 +132,24 @@ class Control:
             connection.push("", RefreshPush(ttl is not None, ttl or 0))
             refreshed += 1
         return refreshed
+
+    def revoke(self, user: str, *, before: float | None = None, ttl: float) -> int:
+        """Believe no token of `user` any more that was issued up to `before` (Unix time; None: now). Returns how many
+        connections were closed: those with such a token.
+
+        They are closed with 3005, and their token is answered with 109 from now on, which makes SDKs ask the
+        application for another one; it is the application that says no to who may not come back. `ttl`: for how many
+        seconds such tokens may still be valid. A token without `iat` is one of them. Raises LimitExceeded.
+        """
+        if not user:
+            raise ValueError("revoke whose tokens? The anonymous user has none")
+        now = self._clock.time()
+        last = now if before is None else before
+        self._access.revocations.add(user, last, until=now + ttl, now=now)
+        void = [each for each in self._registry.of(user) if each.credentials.issued_at <= last]
+        for connection in void:
+            connection.close(DisconnectCode.CONNECTION_EXPIRED, detail="its token is revoked")
+        return len(void)
 
     async def subscribe(
         self,

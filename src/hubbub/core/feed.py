@@ -20,7 +20,7 @@ from hubbub.brokers.base import Page, Stored
 from hubbub.core.ring import Ring
 from hubbub.model import Position, Publication
 
-Question = Literal["head", "read"]
+Question = Literal["head", "read", "replace"]
 Cause = Literal["epoch", "rollback", "trimmed"]
 
 
@@ -45,6 +45,10 @@ class Step(NamedTuple):
 
 
 NOTHING = Step()
+
+#: The source has lost the end of the stream, and goes on under the same epoch. Before anybody is told, it gets another
+#: one: who was away meanwhile would take the new offsets for the old.
+ROLLED_BACK = Step(ask="replace", soon=True)
 
 #: Noted for a question that was asked before the sequence broke: its answer is about another one.
 STALE = Position("", -1)
@@ -104,6 +108,8 @@ class Feed:
         """A publication was announced."""
         position = self.position
         offset = publication.offset
+        if self._asked and "replace" in self._asked and position is not None and epoch == position.epoch:
+            return NOTHING  # of what comes after the loss; it is in the source, under the epoch to come
         if position is None or epoch != position.epoch:
             self._hold_foreign(publication, epoch)
             return NOTHING if position is None else Step(ask="head", soon=True)
@@ -128,7 +134,7 @@ class Feed:
         self._asked[question] = self.position
         if question == "read":
             self._overflowed = False
-        else:
+        elif question == "head":
             self._foreign_is_news = False
         return self.position
 
@@ -142,10 +148,12 @@ class Feed:
         position = self._position
         if noted is STALE:
             return Step(ask="head", soon=True)  # asked before the break
+        if "replace" in self._asked:
+            return NOTHING
         if head.epoch != position.epoch:
             return self._break("epoch", head)
         if head.offset < noted.offset:
-            return self._break("rollback", head)
+            return ROLLED_BACK
         if self._foreign_is_news:  # a head asked for before these came cannot disown them
             return Step(ask="head", soon=True)
         self._drop_foreign()
@@ -157,11 +165,20 @@ class Feed:
         position = self._position
         if noted is STALE:
             return self._continue([])  # there may be a hole since, for which nobody reads
+        if "replace" in self._asked:
+            return NOTHING
         if page.head.epoch != position.epoch:
             return self._break("epoch", page.head)
         if page.head.offset < noted.offset:
-            return self._break("rollback", page.head)
+            return ROLLED_BACK
         return self._merge(page)
+
+    def replaced(self, head: Position) -> Step:
+        """The source has given the stream another epoch, in answer to `ask("replace")`: nobody can mistake it now."""
+        noted = self._asked.pop("replace")
+        if noted is STALE or head.epoch == self._position.epoch:
+            return Step(ask="head", soon=True)
+        return self._break("rollback", head)
 
     def read_back(self, page: Page, noted: Position) -> Step:
         """What the source had after an older position, read for somebody who returns.
@@ -169,6 +186,8 @@ class Feed:
         What it brings beyond our position goes out first, so that who waits for it finds a feed that has caught up;
         the rest makes the ring reach back further.
         """
+        if "replace" in self._asked:
+            return NOTHING
         if page.head.epoch != self._position.epoch:
             if noted.epoch == self._position.epoch:  # where we stood when it was asked for: no break has come since
                 return self._break("epoch", page.head)

@@ -257,8 +257,9 @@ class Feeds:
                 self._tasks.spawn(self._ask_heads(), "heads")
             return
         feed = tie.channel.feed
-        if tie.retry is None and feed is not None and (position := feed.ask("read")) is not None:
-            self._tasks.spawn(self._read(tie, feed, position), f"read {tie.channel.name}")
+        if tie.retry is None and feed is not None and (position := feed.ask(question)) is not None:
+            work = self._read if question == "read" else self._replace
+            self._tasks.spawn(work(tie, feed, position), f"{question} {tie.channel.name}")
 
     async def _read(self, tie: Tie, feed: Feed, position: Position) -> None:
         try:
@@ -270,6 +271,16 @@ class Feeds:
             return
         if tie.channel.feed is feed:
             self._apply(tie, feed.read_done(page))
+
+    async def _replace(self, tie: Tie, feed: Feed, position: Position) -> None:
+        try:
+            head = await self.broker.replace_epoch(tie.channel.name, position.epoch)
+        except BackendError as error:
+            feed.failed("replace")
+            self._failed(tie, "replace", error)
+            return
+        if tie.channel.feed is feed:
+            self._apply(tie, feed.replaced(head))
 
     async def _ask_heads(self) -> None:
         """Heads of all channels that want one, many a round trip, until none does."""

@@ -118,7 +118,6 @@ class Subscription:
         self.may_publish = False
         self.wants_notices = False
 
-
     @property
     def has_begun(self) -> bool:
         """Whether its subscriber was let in, and is in."""

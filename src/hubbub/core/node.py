@@ -16,16 +16,18 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from hubbub.brokers.base import Broker, HoldsStreams, Page, StreamOptions
+from hubbub.brokers.base import Broker, HoldsStreams, Page, StreamOptions, is_nodes_own
 from hubbub.brokers.globs import matcher
 from hubbub.channels import ChannelRules, Namespaces
 from hubbub.clock import SystemClock, TimerWheel
 from hubbub.core.access import Access
 from hubbub.core.control import Control
+from hubbub.core.everywhere import Everywhere
 from hubbub.core.feed import Broken
 from hubbub.core.feeds import Feeds
 from hubbub.core.hooks import Counters, Handlers, NoHandlers
 from hubbub.core.hub import ENTERING, LOST, Channel, Hub, Subscription
+from hubbub.core.intercom import Intercom
 from hubbub.core.patterns import Patterns
 from hubbub.core.porter import Porter, Tell
 from hubbub.core.pump import Pump, Reader
@@ -33,12 +35,14 @@ from hubbub.core.registry import Registry
 from hubbub.core.subscribing import Doorkeeper
 from hubbub.core.tasks import Tasks
 from hubbub.core.variants import Variants
-from hubbub.errors import BadRequest, DisconnectCode, NotAvailable, UnrecoverablePosition
+from hubbub.errors import BadRequest, NotAvailable, UnrecoverablePosition
 from hubbub.model import ClientInfo, Position, PresenceStats, Publication, Published
 from hubbub.payload import admit, admit_tags
 from hubbub.presence.base import Presence
 from hubbub.protocol.session import Timing
 from hubbub.rates import Rate
+from hubbub.sparing import SparingLog
+from hubbub.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +60,9 @@ PRESENCE_RENEWAL = 0.45
 #: What who asks for what is not there is told, with what would make it be there.
 NOTHING_KEPT = "not available: this channel keeps nothing, its delivery is 'live'; 'recent' keeps the last publications"
 NOBODY_COUNTED = "not available: nobody is counted in this channel; presence = true in its rules does"
+
+#: Nobody runs the hub, and what would begin it where an application is mounted, which is where it is forgotten.
+NOT_STARTED = "the hub is not started: FastAPI(lifespan=hub.lifespan)"
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -133,7 +140,7 @@ class Node:
         self.readers: dict[Closing, None] = {}  # back-end code that listens, to be told of the end
         self.hub = Hub(self._schedule)
         self.porter = Porter(self.registry, self.hub, timers=self.timers, max_connections=self.limits.max_connections)
-        self.refusal = self.porter.refusal
+        self._warnings = SparingLog(log)
         self.feeds = Feeds(self.hub, broker, timers=self.timers, tasks=self.tasks, on_broken=self._broken)
         self.patterns = Patterns(self.feeds, broker, tasks=self.tasks)
         self.pump = Pump(self.hub, self.feeds, tasks=self.tasks, schedule=self._schedule, later=self.timers.after)
@@ -150,6 +157,7 @@ class Node:
             max_channels=self.limits.max_channels,
             guard_of=lambda channel: self.handlers.guard(channel),
         )
+        self.everywhere = Everywhere(self.control, self._intercom(), local=self, timers=self.timers, tasks=self.tasks)
         #: Says, by raising BadRequest, that a JSON payload is not what back-end handlers of the channel can read.
         self.check: Callable[[str, bytes], None] | None = None
         self._publish_now = broker.publish_now if isinstance(broker, HoldsStreams) else None
@@ -157,6 +165,19 @@ class Node:
         self._started = self.clock.now()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.TimerHandle | None = None
+
+    def _intercom(self) -> Intercom:
+        return Intercom(
+            self.id,
+            lambda order: self.everywhere.obey(order),
+            broker=self.broker,
+            hub=self.hub,
+            pump=self.pump,
+            doorkeeper=self.doorkeeper,
+            tasks=self.tasks,
+            observer=self.observer,
+            later=self.timers.after,
+        )
 
     async def start(self) -> None:
         """Begin. Raises BackendError when broker or presence cannot be reached."""
@@ -169,9 +190,17 @@ class Node:
         self.feeds.start()
         if self.presence_store.ttl is not None:
             self.timers.after(self.presence_store.ttl * PRESENCE_RENEWAL, self._renew_presence)
+        await self.everywhere.start()
         self.is_running = True
         self.porter.is_leaving = False
         self._set_alarm()
+
+    def refusal(self) -> str:
+        """Why no client may come now, "" if one may: the porter's reason, or that nobody started this."""
+        if not self.is_running and not self.porter.is_leaving:
+            self._warnings.warning("not started", self.now(), "a connection was refused: %s", NOT_STARTED)
+            return NOT_STARTED
+        return self.porter.refusal()
 
     @property
     def is_ready(self) -> bool:
@@ -196,6 +225,7 @@ class Node:
         self.is_running = False
         await self.drain()
         await self.doorkeeper.stop()
+        await self.everywhere.stop()
         await self.tasks.stop()
         self.patterns.stop()
         self.feeds.stop()
@@ -235,7 +265,7 @@ class Node:
     def admit(self, channel: str, data: bytes, rules: ChannelRules) -> bytes:
         """The payload as it is kept and sent. Raises BadRequest (107): the gate's, or a handler cannot read it."""
         admitted = admit(data, rules.data, rules.max_bytes)
-        if self.check is not None and rules.data == "json":
+        if self.check is not None and rules.data != "binary":
             self.check(channel, admitted)
         return admitted
 
@@ -248,7 +278,7 @@ class Node:
         """
         format = rules.data
         admitted = admit(data, format, rules.max_bytes, is_json=is_json)
-        if self.check is not None and format == "json":
+        if self.check is not None and format != "binary":
             self.check(channel, admitted)
         publication = Publication(admitted, 0, info, None, format == "binary")
         options = EPHEMERAL if rules.delivery == "live" else StreamOptions(rules.kept, rules.history_ttl)
@@ -285,7 +315,7 @@ class Node:
         if not self.namespaces.resolve(channel).has_memory:
             raise NotAvailable(NOTHING_KEPT)
         await self.broker.remove_history(channel)
-        self.feeds.trim(channel)
+        await self.everywhere.trim(channel)
 
     async def presence(self, channel: str) -> dict[str, ClientInfo]:
         """Who is in `channel`, by connection. Raises NotAvailable (108) where presence is off."""
@@ -310,28 +340,19 @@ class Node:
         return {
             channel.name: len(channel.subscriptions)
             for channel in self.hub.channels.values()
-            if channel.subscriptions and matches(channel.name)
+            if channel.subscriptions and not is_nodes_own(channel.name) and matches(channel.name)
         }
 
-    def revoke(self, user: str, *, before: float | None = None, ttl: float) -> int:
-        """Believe no token of `user` any more that was issued up to `before` (Unix time; None: now). Returns how many
-        connections were closed: those with such a token.
+    def about(self) -> dict[str, Any]:
+        """What this node says about itself, as `NodeInfo`."""
+        about: dict[str, Any] = msgspec.to_builtins(self.info())
+        return about
 
-        They are closed with 3005, and their token is answered with 109 from now on, which makes SDKs ask the
-        application for another one; it is the application that says no to who may not come back. `ttl`: for how many
-        seconds such tokens may still be valid. A token without `iat` is one of them. Raises LimitExceeded.
-        """
-        if not user:
-            raise ValueError("revoke whose tokens? The anonymous user has none")
-        now = self.clock.time()
-        last = now if before is None else before
-        self.access.revocations.add(user, last, until=now + ttl, now=now)
-        void = [each for each in self.registry.of(user) if each.credentials.issued_at <= last]
-        for connection in void:
-            connection.close(DisconnectCode.CONNECTION_EXPIRED, detail="its token is revoked")
-        return len(void)
+    def trim(self, channel: str) -> None:
+        """The history of `channel` was removed: forget what is remembered of it here."""
+        self.feeds.trim(channel)
 
-    def info(self, version: str) -> NodeInfo:
+    def info(self) -> NodeInfo:
         """What this node says about itself."""
         counts = dict(self.observer.counts) | self.feeds.counts
         counts |= {
@@ -345,10 +366,10 @@ class Node:
         return NodeInfo(
             uid=self.id,
             name=f"hubbub_{self.id[:8]}",
-            version=version,
+            version=VERSION,
             num_clients=len(self.registry.all),
             num_users=self.registry.users,
-            num_subs=sum(len(channel.subscriptions) for channel in self.hub.channels.values()),
+            num_subs=sum(self.channels().values()),
             num_channels=len(self.channels()),
             uptime=int(self.clock.now() - self._started),
             metrics=counts,

@@ -35,7 +35,6 @@ from hubbub.errors import (
 from hubbub.model import Credentials, Position, Published
 from hubbub.protocol.codec import JsonCodec, info_message
 from hubbub.protocol.messages import StreamPosition
-from hubbub.version import VERSION
 
 _codec = JsonCodec()
 
@@ -117,24 +116,25 @@ async def presence_stats(node: Node, request: InChannel) -> shapes.PresenceStats
 
 async def channels(node: Node, request: shapes.Channels) -> shapes.ChannelsResult:
     """List the channels that have listeners."""
-    found = node.channels(request.pattern)
+    found = await node.everywhere.channels(request.pattern)
     return shapes.ChannelsResult({name: shapes.ChannelResult(count) for name, count in found.items()})
 
 
 async def info(node: Node, request: Empty) -> shapes.InfoResult:
     """Tell how the nodes are."""
-    about = msgspec.to_builtins(node.info(VERSION))
-    metrics = shapes.Metrics(about["uptime"], about.pop("metrics"))
-    return shapes.InfoResult([shapes.NodeResult(**about, metrics=metrics)])
+    return shapes.InfoResult([_node(about) for about in node.everywhere.nodes()])
+
+
+def _node(about: dict[str, Any]) -> shapes.NodeResult:
+    metrics = shapes.Metrics(about["uptime"], about["metrics"])
+    return shapes.NodeResult(**{**about, "metrics": metrics})
 
 
 async def disconnect(node: Node, request: shapes.Disconnect) -> Empty:
     """Close connections of a user; success also where there are none."""
     goodbye = request.disconnect or shapes.Disconnection()
-    if goodbye.code and not 3000 <= goodbye.code <= 4999:
-        raise BadRequest(f"disconnect.code = {goodbye.code}: expected 3000 to 4999")
     if not request.session:  # no connection of ours has one
-        node.control.disconnect(
+        await node.everywhere.disconnect(
             request.user, request.client, code=goodbye.code, reason=goodbye.reason, whitelist=request.whitelist
         )
     return Empty()
@@ -145,14 +145,16 @@ async def subscribe(node: Node, request: shapes.Subscribe) -> Empty:
     info, data = _json("info", request.info, request.b64info), _json("data", request.data, request.b64data)
     if not request.session:
         since = _position(request.recover_since)
-        await node.control.subscribe(request.user, request.channel, request.client, info=info, data=data, since=since)
+        await node.everywhere.subscribe(
+            request.user, request.channel, request.client, info=info, data=data, since=since
+        )
     return Empty()
 
 
 async def unsubscribe(node: Node, request: shapes.Unsubscribe) -> Empty:
     """End subscriptions of a user; success also where there are none."""
     if not request.session:
-        node.control.unsubscribe(request.user, request.channel, request.client)
+        await node.everywhere.unsubscribe(request.user, request.channel, request.client)
     return Empty()
 
 
@@ -161,7 +163,9 @@ async def refresh(node: Node, request: shapes.Refresh) -> Empty:
     info = _json("info", request.info, "")
     if not request.session:
         expire_at = float(request.expire_at)
-        node.control.refresh(request.user, request.client, expire_at=expire_at, expired=request.expired, info=info)
+        await node.everywhere.refresh(
+            request.user, request.client, expire_at=expire_at, expired=request.expired, info=info
+        )
     return Empty()
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from hubbub.brokers.base import Broker
+from hubbub.brokers.base import Broker, is_nodes_own
 from hubbub.brokers.globs import Matcher, matcher
 from hubbub.core.feeds import Feeds
 from hubbub.core.tasks import Tasks
@@ -94,7 +94,8 @@ class Patterns:
         if listeners is None:
             if len(self._of) >= REMEMBERED:
                 self._of.clear()
-            listeners = self._of[channel] = tuple(each for each in self._listeners if each.matches(channel))
+            heard_by = () if is_nodes_own(channel) else self._listeners
+            listeners = self._of[channel] = tuple(each for each in heard_by if each.matches(channel))
         for listener in listeners:
             if listener not in self._listeners:
                 continue  # the one before has closed it

@@ -9,14 +9,17 @@ It is a subscriber like any other: when its reader is slow it falls behind, and 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any
 
-from hubbub.brokers.base import Notice
 from hubbub.core.hub import LOST, Subscription
 from hubbub.core.node import Node
+from hubbub.core.objects import OBJECTS
 from hubbub.errors import HubbubError
 from hubbub.model import Position, Publication
+
+log = logging.getLogger(__name__)
 
 #: Publications that wait to be read before the reader falls behind.
 QUEUE_LIMIT = 1000
@@ -28,35 +31,6 @@ AGAIN = "read the state anew, and subscribe without since"
 
 class PositionLost(HubbubError):
     """What was missed in a channel cannot be had any more. Read the state anew, and subscribe again."""
-
-
-class Heard(NamedTuple):
-    """A publication, and the epoch where it is the first of its stream."""
-
-    publication: Publication
-    epoch: str
-
-
-class Objects:
-    """The variant of back-end code: no encoding at all."""
-
-    def prepare(self, channel: str) -> None:
-        """Nothing is needed."""
-
-    def encode(self, prepared: None, publication: Publication, epoch: str) -> Heard:
-        """As it is."""
-        return Heard(publication, epoch)
-
-    def notice(self, channel: str, notice: Notice) -> None:
-        """Not asked for."""
-
-    def pack(self, messages: list[Any]) -> list[Heard]:
-        """As they are."""
-        return messages
-
-
-#: One for all readers: the hub tells variants apart by identity.
-OBJECTS = Objects()
 
 
 class ChannelReader:
@@ -165,6 +139,8 @@ class ChannelReader:
         if len(self._queue) > QUEUE_LIMIT and not self._is_paused and self._subscription is not None:
             self._is_paused = True
             self._node.observer.count("reader_fell_behind")
+            if self._subscription.channel.feed is None:
+                log.warning("who listens to %s is too slow: in a live channel what comes is dropped", self._name)
             self._node.hub.fall_behind(self._subscription)
 
     async def _before_last(self, history: int) -> Position:

@@ -121,7 +121,11 @@ class Application:
         if not isinstance(said, Credentials):
             log.error("%s returned %r; expected hubbub.Credentials, or None", place, said)
             raise InternalError
-        return credentials_of(said)
+        try:
+            return credentials_of(said)
+        except (TypeError, BadRequest) as error:
+            log.error("%s: its Credentials: %s", place, error)
+            raise InternalError from None
 
     def guard(self, channel: str) -> Guard | None:
         """Who speaks for `channel`."""

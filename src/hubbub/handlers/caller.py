@@ -55,19 +55,28 @@ def seen(caller: Caller) -> Connection:
 
 
 def at_the_door(caller: Caller, handshake: Handshake) -> Connection:
-    """A client that connects."""
-    data = payload.decode(handshake.data) if handshake.data else None
+    """A client that connects. Raises BadRequest (107) where what it sent along is no JSON."""
+    data = payload.decode(payload.json_value(handshake.data)) if handshake.data else None
     return Connection(caller.id, token=handshake.token, data=data, headers=handshake.headers, query=handshake.query)
 
 
 def credentials_of(said: Credentials) -> model.Credentials:
-    """What the application said, through the gate. Raises BadRequest for what JSON cannot hold."""
+    """What the application said, through the gate. Raises TypeError, and BadRequest for what JSON cannot hold."""
+    given: dict[str, object] = {name: getattr(said, name) for name in ("user", "channels", "expire_at")}
+    if not isinstance(given["user"], str):
+        raise TypeError(f"user = {given['user']!r}: expected text, as in Credentials(str(user.id))")
+    channels = given["channels"]
+    if isinstance(channels, str) or not all(isinstance(channel, str) for channel in said.channels):
+        raise TypeError(f"channels = {channels!r}: expected a list of names")
+    if not isinstance(given["expire_at"], int | float | None):
+        raise TypeError(f"expire_at = {given['expire_at']!r}: expected Unix time in seconds, or None")
     return model.Credentials(
         user=said.user,
         expire_at=said.expire_at or 0,
         info=_json(said.info),
         data=_json(said.data),
         subs={channel: model.PersonalSubscription() for channel in said.channels},
+        can_refresh=False,  # there is no token to refresh: it comes again, and is asked again
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol, get_args, get_origin
 from hubbub import model
 from hubbub.brokers.globs import matcher
 from hubbub.channels import MAX_KNOWN
-from hubbub.core.node import Node
+from hubbub.core.node import HISTORY_LIMIT, Node
 from hubbub.core.patterns import Listener
 from hubbub.core.reader import ChannelReader, PositionLost
 from hubbub.errors import BackendError, ConfigurationError, InternalError, ReplyError
@@ -122,7 +122,7 @@ class Consumers:
         self._is_stopping = True
         for source in list(self._sources.values()):
             source.close()
-        running = list(self._running.values())
+        running = [task for task in self._running.values() if task is not asyncio.current_task()]
         if running:
             await asyncio.wait(running, timeout=LAST_WORDS)
         for task in running:
@@ -160,19 +160,32 @@ class Consumers:
         )
 
     async def _serve(self, consumer: Consumer, hears: asyncio.Event) -> None:
+        """Give it all that it hears until the hub stops, whatever happens to its channel."""
+        node, was_lost = self._node(), False
         try:
-            while await self._listens_again(consumer, hears):  # noqa: ASYNC110 - a pause between tries, no wait
-                await asyncio.sleep(RETRY)
+            while node.is_running and not self._is_stopping:
+                try:
+                    await self._listen(consumer, hears, was_lost=was_lost)
+                except PositionLost as error:
+                    was_lost = True
+                    node.observer.count("consumer_lost_its_place")
+                    log.error("%s missed publications: %s; it goes on with what is kept", consumer.where, error)
+                except BackendError as error:
+                    hears.set()
+                    node.observer.count("consumer_deaf")
+                    text = "%s cannot listen to %s: %s; again in %g s"
+                    log.error(text, consumer.where, consumer.topic, error, RETRY)
+                    await asyncio.sleep(RETRY)
         finally:
             hears.set()
 
-    async def _listens_again(self, consumer: Consumer, hears: asyncio.Event) -> bool:
-        """Give it all that it hears until the node stops. True if there was trouble, and it is to be tried again."""
+    async def _listen(self, consumer: Consumer, hears: asyncio.Event, *, was_lost: bool) -> None:
+        """Until the source is closed. Raises PositionLost and BackendError."""
         node = self._node()
         source: Source = PatternSource(node, consumer) if consumer.is_pattern else NameSource(node, consumer.topic)
         self._sources[consumer] = source
         try:
-            await source.listen()
+            await source.listen(was_lost=was_lost)
             hears.set()
             given = 0
             while (heard := await source.next()) is not None:
@@ -180,17 +193,9 @@ class Consumers:
                 given += 1
                 if not given % BREATH:
                     await asyncio.sleep(0)  # it may never wait for anything, nor may what it does
-        except PositionLost as error:
-            node.observer.count("consumer_lost_its_place")
-            log.error("%s missed publications: %s; it goes on with what comes", consumer.where, error)
-        except BackendError as error:
-            node.observer.count("consumer_deaf")
-            log.error("%s cannot listen to %s: %s; again in %g s", consumer.where, consumer.topic, error, RETRY)
         finally:
             source.close()
-            hears.set()
             del self._sources[consumer]
-        return node.is_running and not self._is_stopping
 
     async def _give(self, consumer: Consumer, channel: str, publication: model.Publication, epoch: str) -> None:
         mark = object()
@@ -209,8 +214,8 @@ class Consumers:
 class Source(Protocol):
     """What one handler is given."""
 
-    async def listen(self) -> None:
-        """Hear from here on. Raises BackendError."""
+    async def listen(self, *, was_lost: bool) -> None:
+        """Hear from here on; who lost its place, from the oldest that is kept. Raises BackendError."""
         ...
 
     async def next(self) -> Heard | None:
@@ -230,10 +235,10 @@ class NameSource:
         self._channel = channel
         self._epoch = ""
 
-    async def listen(self) -> None:
-        """Hear from here on. Raises BackendError."""
+    async def listen(self, *, was_lost: bool) -> None:
+        """Hear from here on, or from the oldest that is kept. Raises BackendError."""
         try:
-            position = await self._reader.open(None, 0)
+            position = await self._reader.open(None, HISTORY_LIMIT if was_lost else 0)
         except InternalError as error:
             raise BackendError(str(error)) from error
         self._epoch = position.epoch if position is not None else ""
@@ -261,8 +266,8 @@ class PatternSource:
         self._listener: Listener | None = None
         self._is_full = False
 
-    async def listen(self) -> None:
-        """Hear from here on."""
+    async def listen(self, *, was_lost: bool) -> None:
+        """Hear from here on: patterns keep nothing."""
         self._listener = await self._node.patterns.listen(self._consumer.topic, self._take)
         self._node.readers[self] = None
 

@@ -23,10 +23,10 @@ import msgspec
 from hubbub import payload
 from hubbub.captures import ChannelPattern
 from hubbub.core.hooks import Admitted, Caller
-from hubbub.errors import ConfigurationError, Disconnect, InternalError, ReplyError
+from hubbub.errors import BadRequest, ConfigurationError, Disconnect, InternalError, ReplyError
 from hubbub.handlers.caller import seen
-from hubbub.handlers.signatures import Captures, signature_of, where
-from hubbub.handlers.typed import Reader
+from hubbub.handlers.signatures import Captures, Signature, signature_of, where
+from hubbub.handlers.typed import ANYTHING, Reader
 from hubbub.payload import DataFormat
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Room:
             signature = signature_of(method)
             self._methods[name] = (method, Captures(signature, pattern, first="connection", also=also))
             if also:
-                self.reader = Reader(signature.parameters["data"])
+                self.reader = _data_reader(signature, format)
 
     def renewed(self, ask: Ask) -> Room:
         """The same class with a new instance."""
@@ -102,9 +102,13 @@ class BoundRoom:
         """What is published: as it came, or what the class made of it. Raises BadRequest for what does not fit."""
         format = self._room.format
         said = await self._room.call("publish", caller, self._channel, data=_read(self._room.reader, data, format))
-        if isinstance(said, Ephemeral):
-            return Admitted(payload.body(said.data, format), ephemeral=True)
-        return Admitted(data if said is None else payload.body(said, format))
+        try:
+            if isinstance(said, Ephemeral):
+                return Admitted(payload.body(said.data, format), ephemeral=True)
+            return Admitted(data if said is None else payload.body(said, format))
+        except BadRequest as error:
+            log.error("publish of %s: what it returned: %s", self._room.where, error)
+            raise InternalError from None
 
     async def joined(self, caller: Caller) -> None:
         """It is in."""
@@ -122,6 +126,14 @@ class BoundRoom:
             pass  # it is logged where it was asked
         except (ReplyError, Disconnect) as error:
             log.warning("%s of %s raised %r, which nobody hears: refuse in subscribe", name, self._room.where, error)
+
+
+def _data_reader(signature: Signature, format: DataFormat) -> Reader:
+    annotation = signature.parameters["data"]
+    wanted = {"text": str, "binary": bytes}.get(format)
+    if wanted is not None and annotation not in (wanted, *ANYTHING):
+        raise ConfigurationError(f"{signature.where}: data is {wanted.__name__} in a channel of {format}")
+    return Reader(annotation if format == "json" else Any)
 
 
 def _read(reader: Reader, data: bytes, format: DataFormat) -> Any:

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple, get_type_hints
 
 from hubbub.captures import ChannelPattern
 from hubbub.errors import BadRequest, ConfigurationError
+from hubbub.handlers.typed import unannotated
 
 #: What a capture may be converted to.
-_CAPTURED = {str: str, int: int, inspect.Parameter.empty: str, Any: str}
+_CAPTURED: dict[Any, Callable[[str], Any]] = {}
 
 
 class Signature(NamedTuple):
@@ -53,7 +54,7 @@ def signature_of(function: Callable[..., Any]) -> Signature:
         name = getattr(function, "__name__", "it")
         raise ConfigurationError(f"{place} is a plain function, and would hold up all others: write `async def {name}`")
     try:
-        hints = get_type_hints(function)
+        hints = get_type_hints(function, include_extras=True)  # Annotated carries constraints
     except Exception as error:
         raise ConfigurationError(f"{place}: its annotations cannot be resolved: {error}") from None
     parameters: dict[str, Any] = {}
@@ -81,7 +82,7 @@ class Captures:
         self._pattern = pattern
         self._converters: dict[str, Callable[[str], Any]] = {}
         for name in rest:
-            annotation = signature.parameters[name]
+            annotation = unannotated(signature.parameters[name])
             if name in also:
                 continue
             if annotation not in _CAPTURED:
@@ -93,6 +94,17 @@ class Captures:
         """The keyword arguments. Raises BadRequest (107) where one cannot be converted."""
         found = self._pattern.match(channel) or {}
         return {name: _converted(name, found[name], convert) for name, convert in self._converters.items()}
+
+
+def _integer(text: str) -> int:
+    """One spelling for each number, or a channel would have many names for the class that guards it."""
+    number = int(text)
+    if str(number) != text:
+        raise ValueError(text)
+    return number
+
+
+_CAPTURED |= {str: str, int: _integer, inspect.Parameter.empty: str, Any: str}
 
 
 def _converted(name: str, text: str, convert: Callable[[str], Any]) -> Any:

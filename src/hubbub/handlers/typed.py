@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
@@ -25,11 +25,13 @@ ANYTHING = frozenset({Any, object, inspect.Parameter.empty})
 class Reader:
     """Reads payloads as one type. `name` is the type's, for errors."""
 
-    __slots__ = ("_read", "is_anything", "name")
+    __slots__ = ("_read", "_takes_bytes", "is_anything", "name")
 
     def __init__(self, type: Any) -> None:
-        self.is_anything = type in ANYTHING
-        self.name = getattr(type, "__name__", str(type))
+        bare = unannotated(type)
+        self.is_anything = bare in ANYTHING and bare is type
+        self.name = getattr(bare, "__name__", str(bare))
+        self._takes_bytes = self.is_anything or bare is bytes
         self._read = payload.decode if self.is_anything else _reader(type)
 
     def json(self, data: bytes) -> Any:
@@ -40,10 +42,23 @@ class Reader:
             raise
         except ValueError as error:  # msgspec's, pydantic's, and the type's own
             raise BadRequest(f"payload does not fit {self.name}: {_told(error)}") from None
+        except Exception as error:  # a validator of the application's may raise anything
+            raise BadRequest(f"payload does not fit {self.name}: {error!r}") from error
 
     def publication(self, publication: Publication) -> Any:
-        """What was published as the type; bytes as they are."""
-        return publication.data if publication.binary else self.json(publication.data)
+        """What was published as the type; bytes as they are. Raises BadRequest (107)."""
+        return self.bytes(publication.data) if publication.binary else self.json(publication.data)
+
+    def bytes(self, data: bytes) -> bytes:
+        """Bytes, for who takes them. Raises BadRequest (107)."""
+        if not self._takes_bytes:
+            raise BadRequest(f"payload does not fit {self.name}: it is bytes")
+        return data
+
+
+def unannotated(type: Any) -> Any:
+    """The type inside `Annotated[type, ...]`."""
+    return get_args(type)[0] if get_origin(type) is Annotated else type
 
 
 def _reader(type: Any) -> Callable[[bytes], Any]:
@@ -81,7 +96,10 @@ def _is_pydantics(type: Any) -> bool:
     """Whether pydantic has something to say about `type`; it has been imported by whoever wrote such a type."""
     if "pydantic" not in sys.modules:
         return False
-    return hasattr(type, "__pydantic_core_schema__") or any(_is_pydantics(part) for part in get_args(type))
+    # What stands in Annotated is an object and no type: a FieldInfo, a validator.
+    if hasattr(type, "__pydantic_core_schema__") or type.__class__.__module__.partition(".")[0] == "pydantic":
+        return True
+    return any(_is_pydantics(part) for part in get_args(type))
 
 
 def _pydantic() -> Any:
