@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 
 from hubbub.version import VERSION as __version__
 
+#: The settings that are read where one stands, if no other file is named: by `Hubbub()` and by the command line.
+DEFAULT_CONFIG = "hubbub.toml"
+
 if TYPE_CHECKING:
     from hubbub.app import History, Hubbub, Subscription
     from hubbub.core.reader import PositionLost

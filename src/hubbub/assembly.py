@@ -5,16 +5,20 @@ Answers for: which part gets which setting. Refuses to know: who asked for it, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from hubbub.auth import TokenVerifier
+from hubbub.brokers.base import Broker
 from hubbub.brokers.memory import MemoryBroker
 from hubbub.channels import Namespaces, PersonalChannels
 from hubbub.clock import TimerWheel
 from hubbub.core.access import Access
 from hubbub.core.hooks import Handlers
 from hubbub.core.node import Limits, Node
+from hubbub.errors import ConfigurationError
+from hubbub.presence.base import Presence
 from hubbub.presence.memory import MemoryPresence
 from hubbub.protocol.session import Timing
 from hubbub.rates import parse_rate
@@ -27,8 +31,8 @@ def node_of(settings: Settings, timers: TimerWheel, handlers: Handlers) -> Node:
     auth, client = settings.auth, settings.client
     return Node(
         namespaces,
-        MemoryBroker(timers),
-        presence=MemoryPresence(),
+        _broker(settings, timers),
+        presence=_presence(settings, timers),
         timers=timers,
         access=Access(
             namespaces,
@@ -55,6 +59,35 @@ def node_of(settings: Settings, timers: TimerWheel, handlers: Handlers) -> Node:
             command_rate=parse_rate(client.command_rate),
         ),
     )
+
+
+def _broker(settings: Settings, timers: TimerWheel) -> Broker:
+    broker = settings.broker
+    if broker.url.startswith("memory:"):
+        return MemoryBroker(timers)
+    with _needs_redis():
+        from hubbub.brokers.redis import RedisBroker
+    return RedisBroker(broker.url, name=broker.name, prefix=broker.prefix, clock=timers.clock)
+
+
+def _presence(settings: Settings, timers: TimerWheel) -> Presence:
+    url = settings.presence.url or settings.broker.url
+    if url.startswith("memory:"):
+        return MemoryPresence()
+    with _needs_redis():
+        from hubbub.presence.redis import RedisPresence
+    return RedisPresence(url, name=settings.broker.name, clock=timers.clock)
+
+
+@contextmanager
+def _needs_redis() -> Iterator[None]:
+    """What is only there with the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("hiredis", "redis"):
+            raise
+        raise ConfigurationError(f"Redis needs the package {error.name}: pip install 'hubbub[redis]'") from None
 
 
 def overrides(url: str | None, sections: Mapping[str, Any]) -> dict[str, object]:

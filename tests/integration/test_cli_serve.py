@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from tests.integration.commands import ran, refusal, running
 
+from hubbub import ConfigurationError, Hubbub
+from hubbub.settings import load
+
 APPLICATION = """
 from hubbub import Hubbub
 import neighbour
@@ -37,6 +40,36 @@ def test_it_serves_the_hub_of_a_module_of_this_folder(folder: Path) -> None:
             assert answer.status == 200
         server.interrupt()
         assert not server.errors
+
+
+def test_the_hub_of_a_module_has_the_settings_of_its_folder(folder: Path) -> None:
+    (folder / "chat.py").write_text("from hubbub import Hubbub\n\nhub = Hubbub()\n")
+    (folder / "hubbub.toml").write_text('[auth]\nhmac_secret = "a secret of thirty-two bytes, yes"\n[api]\nkey = "k"\n')
+    with running(folder, "serve", "chat:hub", "--port", "0") as server:
+        said = server.line()
+        assert " listens on http" in said  # and nothing before it: clients may connect, and the API is open
+        url = said.rpartition(" ")[2].strip()
+        done = ran(folder, "pub", "news", "hello", "--url", url)  # with the key of the file, as the server
+        assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_hub_reads_the_file_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Hubbub().settings.server.port == 8000
+    Path("hubbub.toml").write_text('[server]\nport = 9000\nhost = "file"\ndrain_time = 7\n')
+    monkeypatch.setenv("HUBBUB_SERVER_HOST", "environment")
+    hub = Hubbub(server={"drain_time": 3})
+    found = hub.settings.server
+    assert (found.port, found.host, found.drain_time) == (9000, "environment", 3)
+    assert hub.settings.sources["server.port"] == "hubbub.toml"
+    hub.override({"server.drain_time": 4})
+    assert (hub.settings.server.port, hub.settings.server.drain_time) == (9000, 4)
+    Path("other.toml").write_text("[server]\nport = 9001\n")
+    assert Hubbub(config="other.toml").settings.server.port == 9001
+    assert Hubbub(settings=load(None, {})).settings.server.port == 8000
+    Path("hubbub.toml").write_text("[server]\nprot = 9000\n")
+    with pytest.raises(ConfigurationError, match=r"^hubbub\.toml: unknown setting server\.prot"):
+        Hubbub()
 
 
 def test_the_command_line_is_stronger_than_a_unix_socket(tmp_path: Path) -> None:

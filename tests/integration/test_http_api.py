@@ -276,7 +276,8 @@ async def test_without_the_key_it_is_401(http: httpx.AsyncClient, headers: dict[
 
 
 async def test_a_key_may_be_in_any_script() -> None:
-    async with in_process(Hubbub(api={"key": "schlüssel"})) as http:
+    hub = Hubbub(api={"key": "schlüssel"})
+    async with hub, in_process(hub) as http:
         del http.headers["X-API-Key"]
         for options in ({"headers": {"X-API-Key": "schlüssel".encode()}}, {"params": {"api_key": "schlüssel"}}):
             answer = await http.post("/api/info", **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -264,6 +265,41 @@ async def test_a_server_that_stops_says_so_and_does_not_wait() -> None:
             assert [line.get("data", line.get("end")) for line in await lines.take(2)] == [1, "shutdown"]
             with pytest.raises(StopAsyncIteration):
                 await lines.raw()
+
+
+@pytest.mark.parametrize("asked", ["pattern=*", "channel=long:1", "channel=long:1&pattern=*"])
+async def test_a_peer_that_does_not_read_does_not_keep_a_server_that_stops(
+    asked: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tail_module, "LAST_WRITES", 0.05)
+    async with running(**SETTINGS, server={"drain_time": 0}) as server:
+        node = server.hub.node
+        _, writer = await asyncio.open_connection("127.0.0.1", port_of(server), limit=4096)  # nobody reads
+        writer.write(f"GET /api/tail?{asked} HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\n\r\n".encode())
+        await until(lambda: node.readers)
+        for number in range(600):  # 36 MB
+            await publish(node, "long:1", [number, "x" * 60_000])
+            await asyncio.sleep(0)
+    assert not node.readers
+    assert not server.server_state.tasks
+    assert not server.server_state.connections
+    writer.transport.abort()
+    # uvicorn's own limit would be an error there, with a traceback.
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_peer_that_reads_slowly_gets_the_end_of_a_server_that_stops() -> None:
+    async with (
+        running(**SETTINGS, server={"drain_time": 0}) as server,
+        httpx.AsyncClient(base_url=server.address, headers={"X-API-Key": KEY}, trust_env=False) as http,
+        tail(http, channel=["long:1"]) as (lines, _),
+    ):
+        for number in range(200):  # 4 MB: more than the outlet holds
+            await publish(server.hub.node, "long:1", [number, "x" * 20_000])
+        server.should_exit = True
+        await until(lambda: not server.hub.node.is_ready)
+        assert [(await lines.next())["data"][0] for _ in range(200)] == list(range(200))
+        assert await lines.next() == {"end": "shutdown"}
 
 
 async def test_a_request_that_is_cut_off_at_once_leaves_nothing_behind(server: Server) -> None:

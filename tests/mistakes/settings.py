@@ -63,13 +63,13 @@ MISTAKES: list[Mistake] = [
         write='hub = Hubbub(channels={"orders": {"delivery": "recent", "history_size": 1000, "history_ttl": "1d"}})',
     ),
     InPython(
-        title="A broker that is not there yet",
-        code='hub = Hubbub("redis://localhost")',
+        title="A broker that nobody knows",
+        code='hub = Hubbub("kafka://localhost")',
         sees=(
-            "hubbub.errors.ConfigurationError: argument: broker.url: expected memory://, redis:// and its kin "
-            "come with a later version; found the scheme 'redis'"
+            "hubbub.errors.ConfigurationError: argument: broker.url: expected memory://, redis://, rediss://, unix://, "
+            "redis+sentinel://; found the scheme 'kafka'"
         ),
-        means="This version runs in one process; brokers for many come with a later one.",
+        means="Publications travel in this process, or through Redis or Valkey.",
         write="hub = Hubbub()",
     ),
     InPython(

@@ -141,10 +141,10 @@ from starlette.routing import Mount
 hub = Hubbub(auth={"anonymous": True})
 app = Starlette(routes=[Mount("/", hub.asgi())])""",
         code="new Centrifuge(url).connect();",
-        page="11 connection closed",
+        page="2 transport closed",
         sees=(
-            "ERROR hubbub.transports.endpoint: a connection could not be opened: the hub is not started: use "
-            "`async with hub`, or FastAPI(lifespan=hub.lifespan)"
+            "WARNING hubbub.core.node: a connection was refused: the hub is not started: "
+            "FastAPI(lifespan=hub.lifespan)"
         ),
         means="Mounted applications are not started by the one that they are mounted in: nobody starts the hub.",
         write_server="""\

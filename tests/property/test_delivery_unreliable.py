@@ -176,7 +176,6 @@ def test_a_rollback_is_told_once() -> None:
         assert [entry.kind for entry in client.log("news:1")[-2:]] == ["unrecovered", "pub"]
 
 
-@pytest.mark.xfail(strict=True, reason="needs the epoch replaced at the source (delivery.md, section 2)")
 def test_who_was_away_during_a_rollback_is_told() -> None:
     with House(RULES, wrap=lambda broker: UnreliableBroker(broker, is_direct=True)) as house:
         broker = cast("UnreliableBroker", house.brokers[0])

@@ -108,7 +108,7 @@ def test_places_add_up_within_a_namespace() -> None:
 
 def test_origins_name_every_key_once() -> None:
     keys = origins(read("[channels.chat]\n"))
-    assert len(keys) == 9 + 2 + 8 + 1 + 11 + 11
+    assert len(keys) == 9 + 3 + 1 + 8 + 1 + 11 + 11
     assert {"server.port", "broker.name", "auth.hmac_secret", "api.key", "channels.chat.delivery"} < set(keys)
 
 
@@ -411,12 +411,21 @@ def test_the_first_secret_signs() -> None:
     assert Auth(jwks_url="x").own_claims == {}
 
 
-@pytest.mark.parametrize("scheme", ["redis", "rediss", "unix", "redis+sentinel", "postgresql"])
-def test_other_brokers_come_later(scheme: str) -> None:
-    assert refusal("", {"HUBBUB_BROKER_URL": f"{scheme}://:hunter2@host"}) == (
-        "HUBBUB_BROKER_URL: broker.url: expected memory://, redis:// and its kin come with a later version;"
-        f" found the scheme '{scheme}'"
-    )
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "unix", "redis+sentinel"])
+def test_brokers_between_processes(scheme: str) -> None:
+    settings = read("", {"HUBBUB_BROKER_URL": f"{scheme}://me:hunter2@host/0"})
+    assert settings.broker.url == f"{scheme}://me:hunter2@host/0"
+    assert "hunter2" not in repr(settings)
+    assert f"{scheme}://me:***@host/0" in repr(settings)
+
+
+@pytest.mark.parametrize("key", ["broker", "presence"])
+def test_other_brokers_come_later(key: str) -> None:
+    for scheme, later in (("redis+cluster", " ('redis+cluster' comes with a later version)"), ("postgresql", "")):
+        assert refusal("", {f"HUBBUB_{key.upper()}_URL": f"{scheme}://:hunter2@host"}) == (
+            f"HUBBUB_{key.upper()}_URL: {key}.url: expected memory://, redis://, rediss://, unix://, redis+sentinel://"
+            f"{later}; found the scheme '{scheme}'"
+        )
     assert refusal('[broker]\nurl = "hunter2@host"').endswith("; found a URL without a scheme")
 
 
@@ -506,7 +515,7 @@ def test_secrets_are_not_in_reprs() -> None:
         ("[auth]\nhmac_secret = x20242024", {}),
         ("", {"HUBBUB_HMAC_SECRET": "20242024"}),
         ("", {"HUBBUB_API_KEYS": "20242024"}),
-        ("", {"HUBBUB_BROKER_URL": "redis://:20242024@host"}),
+        ("", {"HUBBUB_BROKER_URL": "kafka://:20242024@host"}),
     ],
 )
 def test_secrets_are_not_in_errors(toml: str, env: dict[str, str]) -> None:

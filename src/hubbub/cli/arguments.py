@@ -14,13 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from hubbub import DEFAULT_CONFIG
 from hubbub.errors import ConfigurationError, HubbubError
 
 if TYPE_CHECKING:
     from hubbub.settings import Settings
-
-#: What is read when it is there and no other file is named.
-DEFAULT_CONFIG = Path("hubbub.toml")
 
 #: A limit for what is said about something that somebody typed.
 _SHOWN = 80
@@ -112,14 +110,15 @@ def duration(text: str) -> float:
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """`--config`."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings (hubbub.toml if it is there)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help=f"settings ({DEFAULT_CONFIG} if it is there)")
 
 
 def settings_of(options: argparse.Namespace, overrides: Mapping[str, object] | None = None) -> Settings:
     """The settings that hold here, and `overrides` by dotted key. Raises ConfigurationError."""
     from hubbub.settings import load
 
-    config = options.config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
+    here = Path(DEFAULT_CONFIG)
+    config = options.config or (here if here.exists() else None)
     return load(config, None, overrides)
 
 

@@ -27,6 +27,7 @@ from hubbub.errors import BadRequest, ConfigurationError, PermissionDenied
 from hubbub.handlers.caller import Connection
 from hubbub.handlers.rooms import Ephemeral
 from hubbub.server import Server
+from hubbub.settings import load
 
 STATIC = Path(__file__).parent / "static"
 
@@ -102,7 +103,9 @@ class Demo:
         self._secret = secrets.token_hex(32)
         self._names = itertools.cycle(NAMES)
         self._talking: set[tuple[str, str]] = set()
-        self.hub = Hubbub(server={"port": port}, auth={"hmac_secret": self._secret})
+        # Ready settings: what a hubbub.toml in somebody's folder says is not meant for the demo.
+        own = {"server.port": port, "auth.hmac_secret": self._secret}
+        self.hub = Hubbub(settings=load(None, None, own))
         self.hub.channel("demo:{room}", delivery="recent", history_size=1000, history_ttl="1h", max_bytes=16_384)(Room)
         self.hub.channel("here:{room}", presence=True, join_leave="always")(Here)
         self.hub.rpc("tell")(self._tell)

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from hubbub.core.node import Node
+from hubbub.core.node import NOT_STARTED, Node
 from hubbub.core.operations import OPERATIONS, error_body
 from hubbub.errors import BadRequest, InternalError, MethodNotFound, ReplyError
 from hubbub.http.openapi import STATUS, document
@@ -106,6 +106,8 @@ class Api:
         refusal = self._refusal(request)
         if refusal:
             return PlainTextResponse(refusal + "\n", 401)
+        if not self._node.is_running:  # a publication would be taken, and nobody would hear it
+            return PlainTextResponse(NOT_STARTED + "\n", 503)
         try:
             body = await _read(request, self._max_body)
         except ClientDisconnect:

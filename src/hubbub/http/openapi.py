@@ -24,6 +24,7 @@ _REF = "#/components/schemas/{name}"
 STATUS = {100: 500, 101: 401, 102: 404, 103: 403, 104: 404, 106: 429, 107: 400, 108: 400, 111: 429, 112: 416}
 
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
+_NOT_STARTED = {"description": "The hub is not started", "content": _TEXT}
 _ERROR_MODE = {
     "name": "X-Centrifugo-Error-Mode",
     "in": "header",
@@ -69,6 +70,7 @@ def _operation(row: Operation, refs: dict[type[Struct], dict[str, Any]]) -> dict
         "400": _answer("The body is not JSON; in the transport error mode an error, too", error, also=_TEXT),
         "401": _answer("The key is missing or wrong, or the API is closed", error, also=_TEXT),
         "413": {"description": "The body is too long", "content": _TEXT},
+        "503": _NOT_STARTED,
     }
     for status in sorted({status for status in STATUS.values() if str(status) not in answers}):
         answers[str(status)] = _answer("An error, in the transport error mode", error)
@@ -100,6 +102,7 @@ def _tail() -> dict[str, Any]:
         "responses": {
             "200": {"description": "Lines", "content": {"application/x-ndjson": {"schema": {"type": "string"}}}},
             "401": {"description": "The key is missing or wrong, or the API is closed", "content": _TEXT},
+            "503": _NOT_STARTED,
         },
     }
 

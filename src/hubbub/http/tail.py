@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any
 
@@ -41,6 +42,10 @@ ROOM = 1 << 20
 WRITE = 64 << 10
 #: Seconds without a line after which an empty one is sent: writing is how a dead peer is noticed.
 HEARTBEAT = 5.0
+#: Seconds that a peer gets to take what is left when the server stops.
+LAST_WRITES = 2.0
+#: The scope extension by which our server cuts a connection: what a peer does not read would keep it open.
+ABORT = "hubbub.abort"
 #: Channels and patterns of one tail.
 MAX_NAMES = 128
 
@@ -153,6 +158,8 @@ class Tail:
         self._lost: list[str] = []
         self._listeners: list[Listener] = []
         self._copying: list[asyncio.Task[None]] = []
+        self._is_closing = False
+        self._writing: asyncio.Timeout | None = None
 
     async def open(self) -> None:
         """Listen from here on. Raises ReplyError: UnknownChannel (102), BadRequest (107), NotAvailable (108) …"""
@@ -174,8 +181,22 @@ class Tail:
             raise
 
     def close(self) -> None:
-        """The server stops. What has been heard is still told: the readers end, too, and the last of them says so."""
+        """The server stops. What has been heard is still told, to who takes it in time: the readers end, too, and the
+        last of them says so.
+        """
         self._end_with_the_last()
+        if self._writing is not None and not self._is_closing:
+            self._writing.reschedule(asyncio.get_running_loop().time() + LAST_WRITES)
+        self._is_closing = True
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """Write inside: it raises TimeoutError where the server stops and the peer does not read."""
+        try:
+            async with asyncio.timeout(LAST_WRITES if self._is_closing else None) as self._writing:
+                yield
+        finally:
+            self._writing = None
 
     def response(self, *, only_head: bool = False) -> Response:
         """Tells what is heard, until the peer or the server goes."""
@@ -267,9 +288,15 @@ class _TailResponse(Response):
 
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await self._tail.run(write, gone)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            async with self._tail.in_time():
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                await self._tail.run(write, gone)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            cut = (scope.get("extensions") or {}).get(ABORT)
+            if cut is not None:  # else the server below says that this answer has no end, and closes
+                cut["abort"]()
+                await gone
         finally:
             gone.cancel()
             self._tail.leave()

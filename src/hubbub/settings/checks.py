@@ -65,16 +65,28 @@ def _is_network(text: str) -> bool:
     return True
 
 
+#: What a broker and presence may be.
+_SCHEMES = ("memory", "redis", "rediss", "unix", "redis+sentinel")
+
+
 def _check_broker(settings: Settings) -> None:
-    where = settings.sources.get("broker.url", "default")
-    if settings.broker.url != "memory://":
-        # Never the whole URL: it may hold a password.
-        scheme, colon, _ = settings.broker.url.partition("://")
-        found = f"the scheme {scheme[:40]!r}" if colon else "a URL without a scheme"
-        expected = "expected memory://, redis:// and its kin come with a later version"
-        raise ConfigurationError(f"{where}: broker.url: {expected}; found {found}")
-    if not re.fullmatch(r"[!-~]+", settings.broker.name):
-        _refuse(settings, "broker.name", "expected a name of printable ASCII characters without spaces")
+    _check_url(settings, "broker.url", settings.broker.url)
+    if settings.presence.url:
+        _check_url(settings, "presence.url", settings.presence.url)
+    for name, pattern in (("name", r"[!-~]+"), ("prefix", r"[!-~]*")):
+        if not re.fullmatch(pattern, getattr(settings.broker, name)):
+            _refuse(settings, f"broker.{name}", f"expected a {name} of printable ASCII characters without spaces")
+
+
+def _check_url(settings: Settings, key: str, url: str) -> None:
+    scheme, colon, _ = url.partition("://")
+    if scheme in _SCHEMES and colon:
+        return
+    # Never the whole URL: it may hold a password.
+    found = f"the scheme {scheme[:40]!r}" if colon else "a URL without a scheme"
+    later = " ('redis+cluster' comes with a later version)" if scheme == "redis+cluster" else ""
+    expected = f"expected {', '.join(f'{each}://' for each in _SCHEMES)}{later}"
+    raise ConfigurationError(f"{settings.sources.get(key, 'default')}: {key}: {expected}; found {found}")
 
 
 def _check_auth(settings: Settings) -> None:

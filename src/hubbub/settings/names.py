@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from hubbub.channels import DEFAULT, ChannelRules
 from hubbub.errors import ConfigurationError
-from hubbub.settings.sections import SECRETS, SECTIONS, Section
+from hubbub.settings.sections import SECRETS, SECTIONS, Section, without_password
 
 
 def is_section(section: str) -> bool:
@@ -56,7 +56,7 @@ def shown(name: str, value: object) -> str:
         return "***"
     if isinstance(value, bool):
         return str(value).lower()
-    text = repr(value)
+    text = repr(without_password(value) if name == "url" and isinstance(value, str) else value)
     if "PRIVATE KEY" in text:  # somebody took the wrong one of two files
         return "***"
     return text if len(text) <= 200 else text[:200] + "…"

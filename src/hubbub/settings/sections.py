@@ -9,6 +9,7 @@ a size in bytes, or "64KiB"; a tuple is a list, or "a,b" in the environment; a s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,12 +32,23 @@ LOCAL_ORIGINS = tuple(
 )
 
 
+def without_password(url: str) -> str:
+    """A URL that may be shown."""
+    return re.sub(r"(://[^/@]*?):[^/]*@", r"\1:***@", url)
+
+
+def _shown(name: str, value: object) -> str:
+    if name in SECRETS:
+        return "***"
+    return repr(without_password(value) if name == "url" and isinstance(value, str) else value)
+
+
 class Section(msgspec.Struct, frozen=True):
     """What the sections have in common: their repr keeps secrets."""
 
     def __repr__(self) -> str:
         values = {name: getattr(self, name) for name in self.__struct_fields__ if name != "sources"}
-        shown = ", ".join(f"{name}={'***' if name in SECRETS else repr(values[name])}" for name in values)
+        shown = ", ".join(f"{name}={_shown(name, values[name])}" for name in values)
         return f"{type(self).__name__}({shown})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
@@ -64,10 +76,20 @@ class Server(Section, frozen=True):
 
 
 class Broker(Section, frozen=True):
-    """[broker]: what carries publications between nodes, and the application's name there."""
+    """[broker]: what carries publications between nodes, and the application's name there.
+
+    `name` stands before every key, `prefix` before every channel: empty, so that any program can PUBLISH in them.
+    """
 
     url: str = "memory://"
     name: str = "hubbub"
+    prefix: str = ""
+
+
+class Presence(Section, frozen=True):
+    """[presence]: who is in a channel; with the broker, or in another Redis."""
+
+    url: str = ""
 
 
 class Auth(Section, frozen=True):
@@ -141,6 +163,7 @@ class Settings(Section, frozen=True):
 
     server: Server = Server()
     broker: Broker = Broker()
+    presence: Presence = Presence()
     auth: Auth = Auth()
     api: Api = Api()
     client: Client = Client()
@@ -153,6 +176,7 @@ class Settings(Section, frozen=True):
 SECTIONS: dict[str, type[Section]] = {
     "server": Server,
     "broker": Broker,
+    "presence": Presence,
     "auth": Auth,
     "api": Api,
     "client": Client,

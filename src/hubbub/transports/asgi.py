@@ -15,7 +15,7 @@ from typing import Any
 
 from hubbub.protocol.codec import Codec
 from hubbub.transports.endpoint import INTERNAL_ERROR, Endpoint, Refusal, goodbye, nobody_is_refused, opened
-from hubbub.transports.handshake import Codecs, Gate
+from hubbub.transports.handshake import Codecs, Gate, headers_of
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class AsgiDoor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One WebSocket, from its request to its end."""
         await receive()  # websocket.connect
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = headers_of((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
         peer = (scope.get("client") or ("", 0))[0]
         if not self._gate.admits(headers, peer):
             await send({"type": "websocket.close", "code": 1008, "reason": "origin not allowed"})  # HTTP 403

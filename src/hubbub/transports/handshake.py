@@ -1,7 +1,7 @@
 """What is decided before a client's connection is opened: which codec it speaks, and whether its page may.
 
-Answers for: the negotiation of the codec, the origin check, and whose word counts about addresses behind a proxy.
-Refuses to know: how the request came in and how the answer goes out; both doors ask here.
+Answers for: the headers as one mapping, the negotiation of the codec, the origin check, and whose word counts about
+addresses behind a proxy. Refuses to know: how the request came in and how the answer goes out; both doors ask here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import parse_qs
 
 from hubbub.protocol.codec import Codec, JsonCodec
@@ -23,6 +23,19 @@ _ORIGIN = re.compile(r"[a-z][-+.a-z0-9]*://((?:\[[0-9a-f:.]+\]|[^]\s/?#@:\[]+)(?
 _ANYWHERE = ("0.0.0.0/0", "::/0")
 
 JSON, PROTOBUF = "centrifuge-json", "centrifuge-protobuf"
+
+
+def headers_of(lines: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """A request's headers by lower-case name; what was sent several times is joined, in its order.
+
+    By ", " (RFC 9110, 5.3), cookies by "; " (RFC 6265, 5.4), as everybody reads them who reads one line.
+    """
+    headers: dict[str, str] = {}
+    for name, line in lines:
+        key, value = name.lower(), line.strip(" \t")  # which parsers keep at the end, or do not
+        glue = "; " if key == "cookie" else ", "
+        headers[key] = f"{headers[key]}{glue}{value}" if key in headers else value
+    return headers
 
 
 class Codecs:

@@ -21,6 +21,8 @@ from typing import Any, Protocol, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol
 
+from hubbub.transports.handshake import headers_of
+
 
 class Refused(Exception):
     """No WebSocket for this request, and why."""
@@ -85,8 +87,9 @@ class Http(HttpToolsProtocol):
         self._segment = b""
 
     def on_message_begin(self) -> None:
-        """Another request on this connection."""
+        """Another request on this connection, whose answer may cut it: see `http.tail`."""
         super().on_message_begin()
+        self.scope["extensions"] = {"hubbub.abort": {"abort": self.transport.abort}}
         self._await_head()
 
     def on_headers_complete(self) -> None:
@@ -209,13 +212,10 @@ def feed(protocol: asyncio.BufferedProtocol, data: bytes) -> None:
 
 
 def _parse_head(head: bytes) -> tuple[str, dict[str, str]]:
-    """The head as uvicorn wrote it: well formed, names in lower case."""
+    """The head as uvicorn wrote it: well formed, one line for each header."""
     request_line, *lines = head.decode("latin-1").split("\r\n")
-    headers: dict[str, str] = {}
-    for line in filter(None, lines):
-        name, _, value = line.partition(": ")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return request_line, headers
+    parts = (line.partition(": ") for line in lines if line)
+    return request_line, headers_of((name, value) for name, _, value in parts)
 
 
 def _problem(request_line: str, headers: Mapping[str, str]) -> str:

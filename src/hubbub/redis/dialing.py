@@ -1,0 +1,79 @@
+"""A connection, opened and greeted.
+
+Answers for: a wire that is ready for commands, or an error that names the fix. The greeting (RESP3, user, database)
+goes out in one write and ends with PING, which a server that is still loading refuses; behind Sentinel the server is
+asked for its role on this very connection. Refuses to know: trying again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from hubbub.clock import Clock
+from hubbub.errors import BackendError
+from hubbub.redis.topology import Endpoint
+from hubbub.redis.wire import ConnectionLost, RedisError, Wire, Word
+
+#: Seconds between a connection and the last answer to its greeting.
+GREETING_DEADLINE = 3.0
+
+#: Kinds of error that trying again does not heal.
+_FOR_GOOD = frozenset({"WRONGPASS", "NOAUTH", "NOPERM", "NOPROTO", "DENIED"})
+
+
+class Refused(BackendError):
+    """The server is there and will not have us: the text names what to change. Trying again does not help."""
+
+
+async def dial(
+    endpoint: Endpoint,
+    clock: Clock,
+    *,
+    on_push: Callable[[list[Any]], object] | None = None,
+    on_room: Callable[[], object] | None = None,
+) -> Wire:
+    """A wire that is ready. Raises BackendError when the server cannot be reached or asked, Refused when it objects."""
+    wire = await endpoint.open(lambda: Wire(endpoint.name, clock, on_push=on_push, on_room=on_room))
+    try:
+        await _greet(wire, endpoint)
+    except BaseException as error:
+        wire.sever(error if isinstance(error, Exception) else ConnectionAbortedError("given up"))
+        raise
+    return wire
+
+
+async def _greet(wire: Wire, endpoint: Endpoint) -> None:
+    commands: list[list[Word]] = [*endpoint.hello(), ["PING"]]
+    replies: asyncio.Future[list[Any]] = asyncio.gather(
+        *(wire.ask(*command) for command in commands), return_exceptions=True
+    )
+    try:
+        async with asyncio.timeout(GREETING_DEADLINE):
+            answers = await replies
+    except TimeoutError:
+        raise BackendError(
+            f"{endpoint.name} took the connection and did not answer for {GREETING_DEADLINE:g} seconds"
+        ) from None
+    for command, answer in zip(commands, answers, strict=True):
+        if isinstance(answer, RedisError):
+            raise _refusal(endpoint.name, command, answer) from answer
+        if isinstance(answer, ConnectionLost):
+            raise BackendError(f"{endpoint.name} ended the connection during the greeting: {wire.lost.result()}")
+        if command == ["ROLE"] and answer[0] != b"master":
+            raise BackendError(f"{endpoint.name}: whom the Sentinels named is a {answer[0].decode()}, not the primary")
+
+
+def _refusal(name: str, command: list[Word], error: RedisError) -> BackendError:
+    """What the error means in a greeting."""
+    verb = str(command[0])
+    if error.kind == "NOPROTO" or (verb == "HELLO" and "unknown command" in str(error).lower()):
+        return Refused(f"{name} does not speak RESP3 ({error}): Redis 7.0 or Valkey 8 is needed, or later")
+    if error.kind == "NOPERM":
+        return Refused(f"{name}: the user may not say {verb}: ACL SETUSER <user> +{verb.lower()} ({error})")
+    if verb == "SELECT" and error.kind == "ERR":
+        return Refused(f"{name}: there is no such database: change the number at the end of the URL ({error})")
+    if error.kind in _FOR_GOOD:
+        return Refused(f"{name}: {error}")
+    return BackendError(f"{name} is not ready: {error}")
