@@ -143,8 +143,7 @@ app = Starlette(routes=[Mount("/", hub.asgi())])""",
         code="new Centrifuge(url).connect();",
         page="2 transport closed",
         sees=(
-            "WARNING hubbub.core.node: a connection was refused: the hub is not started: "
-            "FastAPI(lifespan=hub.lifespan)"
+            "WARNING hubbub.core.node: a connection was refused: the hub is not started: FastAPI(lifespan=hub.lifespan)"
         ),
         means="Mounted applications are not started by the one that they are mounted in: nobody starts the hub.",
         write_server="""\
