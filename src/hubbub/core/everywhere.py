@@ -91,11 +91,12 @@ class Everywhere:
         self._beat_now(asks=True)
 
     async def stop(self) -> None:
-        """Say that we go, and listen no more."""
+        """Say that we go, and listen no more. A broker that does not answer holds up nobody."""
         if self._beat is not None:
             self._beat.cancel()
             self._beat = None
-            await self._say(orders.Gone(sender=self._intercom.id))
+            self._tasks.begin(self._say(orders.Gone(sender=self._intercom.id)), "goodbye to other nodes")
+            await asyncio.sleep(0)  # what is said in one turn of the loop leaves at its end
         self._intercom.stop()
         self._peers.clear()
 
