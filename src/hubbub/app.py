@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -462,8 +463,9 @@ class Hubbub:
         return await self.node.everywhere.channels(pattern)
 
     async def subscribers(self, channel: str) -> int:
-        """How many subscriptions `channel` has, back-end code's included."""
-        return self.node.subscribers(channel)
+        """How many subscriptions `channel` has on all nodes, back-end code's included."""
+        exactly = re.sub(r"[*?[]", r"[\g<0>]", channel)
+        return (await self.node.everywhere.channels(exactly)).get(channel, 0)
 
     # what servers do to clients -------------------------------------------------------------------------------------
 

@@ -423,6 +423,9 @@ async def test_servers_end_subscriptions_and_connections() -> None:
         for channel in ("a", "b"):
             await talk.ask("subscribe", channel=channel)
         assert await hub.channels() == {"a": 1, "b": 1}
+        await talk.ask("subscribe", channel="odd[*]?")
+        assert [await hub.subscribers(channel) for channel in ("a", "*", "odd[*]?", "odd")] == [1, 0, 1, 0]
+        await talk.ask("unsubscribe", channel="odd[*]?")
         assert await hub.unsubscribe("", "a") == 1
         assert await talk.push() == {"channel": "a", "unsubscribe": {"code": 2000, "reason": "server unsubscribe"}}
         assert await hub.channels("[ab]") == {"b": 1}

@@ -329,11 +329,6 @@ class Node:
             raise NotAvailable(NOBODY_COUNTED)
         return await self.presence_store.stats(channel)
 
-    def subscribers(self, channel: str) -> int:
-        """How many subscriptions `channel` has here."""
-        found = self.hub.channels.get(channel)
-        return len(found.subscriptions) if found is not None else 0
-
     def channels(self, pattern: str = "") -> dict[str, int]:
         """Channels with listeners, and how many; `pattern` is a glob (`*`, `?`, `[abc]`), empty for all."""
         matches: Callable[[str], object] = matcher(pattern) if pattern else bool
