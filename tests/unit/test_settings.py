@@ -419,6 +419,11 @@ def test_brokers_between_processes(scheme: str) -> None:
     assert f"{scheme}://me:***@host/0" in repr(settings)
 
 
+def test_workers_come_later() -> None:
+    text = "server.workers = 2: more than one comes with a later version; start a process for each"
+    assert refusal('[server]\nworkers = 2\n[broker]\nurl = "redis://host"') == f"hubbub.toml: {text}"
+
+
 @pytest.mark.parametrize("key", ["broker", "presence"])
 def test_other_brokers_come_later(key: str) -> None:
     for scheme, later in (("redis+cluster", " ('redis+cluster' comes with a later version)"), ("postgresql", "")):

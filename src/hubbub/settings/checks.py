@@ -43,6 +43,8 @@ def _check_server(settings: Settings) -> None:
         _refuse(settings, "server.workers", "expected 1 or more")
     if server.workers > 1 and settings.broker.url == "memory://":
         _refuse(settings, "server.workers", "more than one needs a shared broker, which memory:// is not")
+    if server.workers > 1:
+        _refuse(settings, "server.workers", "more than one comes with a later version; start a process for each")
     if server.tls_certificate and not server.tls_key:
         _refuse(settings, "server.tls_certificate", "needs server.tls_key as well")
     if server.tls_key and not server.tls_certificate:
