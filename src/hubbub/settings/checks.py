@@ -35,16 +35,21 @@ def _refuse(settings: Settings, key: str, text: str) -> NoReturn:
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", re.IGNORECASE)
 
 
-def _check_server(settings: Settings) -> None:
+def _check_workers(settings: Settings) -> None:
     server = settings.server
-    if not 0 <= server.port <= 65535:
-        _refuse(settings, "server.port", "expected 0 to 65535; 0 lets the system choose")
     if server.workers < 1:
         _refuse(settings, "server.workers", "expected 1 or more")
     if server.workers > 1 and settings.broker.url == "memory://":
         _refuse(settings, "server.workers", "more than one needs a shared broker, which memory:// is not")
     if server.workers > 1:
         _refuse(settings, "server.workers", "more than one comes with a later version; start a process for each")
+
+
+def _check_server(settings: Settings) -> None:
+    server = settings.server
+    if not 0 <= server.port <= 65535:
+        _refuse(settings, "server.port", "expected 0 to 65535; 0 lets the system choose")
+    _check_workers(settings)
     if server.tls_certificate and not server.tls_key:
         _refuse(settings, "server.tls_certificate", "needs server.tls_key as well")
     if server.tls_key and not server.tls_certificate:
