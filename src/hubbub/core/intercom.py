@@ -51,6 +51,7 @@ class Intercom:
         tasks: Tasks,
         observer: Observer,
         later: Callable[[float, Callable[[], object]], object],
+        now: Callable[[], float],
     ) -> None:
         self.variant = OBJECTS
         self.outbox: list[Any] = []
@@ -63,6 +64,7 @@ class Intercom:
         self._tasks = tasks
         self._observer = observer
         self._later = later
+        self._now = now
         self._subscription: Subscription | None = None
         self._is_running = False
         self._sparing = SparingLog(log)
@@ -144,7 +146,7 @@ class Intercom:
                 self._obey(order)
         except orders.Unreadable as error:
             self._observer.count("order_unreadable")
-            self._sparing.warning("unreadable", 0.0, "an order of another node cannot be read: %s", error)
+            self._sparing.warning("unreadable", self._now(), "an order of another node cannot be read: %s", error)
         except Exception:
             self._observer.count("order_failed")
             log.exception("an order of another node failed: %r", data[:200])

@@ -177,6 +177,7 @@ class Node:
             tasks=self.tasks,
             observer=self.observer,
             later=self.timers.after,
+            now=self.now,
         )
 
     async def start(self) -> None:

@@ -176,6 +176,11 @@ class Consumers:
                     text = "%s cannot listen to %s: %s; again in %g s"
                     log.error(text, consumer.where, consumer.topic, error, RETRY)
                     await asyncio.sleep(RETRY)
+                except Exception:  # our bug: it must neither end the handler nor be silent
+                    hears.set()
+                    node.observer.count("consumer_deaf")
+                    log.exception("%s cannot listen to %s; again in %g s", consumer.where, consumer.topic, RETRY)
+                    await asyncio.sleep(RETRY)
         finally:
             hears.set()
 
