@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 from tests.fakes import FakeTransport
 
-from hubbub import ConfigurationError, Hubbub, HubbubError, Position, PositionLost, Publication, ReplyError
+from hubbub import (
+    BackendError,
+    ConfigurationError,
+    Hubbub,
+    HubbubError,
+    Position,
+    PositionLost,
+    Publication,
+    ReplyError,
+)
 from hubbub.core.hooks import Caller, NoHandlers
 from hubbub.core.reader import QUEUE_LIMIT
 from hubbub.protocol.codec import JsonCodec
@@ -243,3 +252,17 @@ async def test_handlers_have_a_task_of_their_own(hub: Hubbub) -> None:
     async with asyncio.timeout(5):
         assert b'"connect"' in await sent.get()
         assert await sent.get() == b'{"id":2,"rpc":{"data":{"n":1}}}'
+
+
+async def test_a_start_that_failed_can_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hubbub(channels=CHANNELS)
+
+    async def down() -> None:
+        raise BackendError("it is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(hub.node.presence_store), "start", lambda self: down())
+        with pytest.raises(BackendError, match="it is down"):
+            await hub.start()
+    async with hub:
+        assert (await hub.publish("recent:a", 1)).position

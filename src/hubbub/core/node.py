@@ -186,15 +186,22 @@ class Node:
         self._started = self.clock.now()
         self.timers.on_earlier = self._set_alarm
         await self.broker.start(self.feeds)
+        try:
+            await self._begin()
+        except BaseException:
+            await self._let_go()  # or it could not be started again
+            raise
+        self.is_running = True
+        self.porter.is_leaving = False
+        self._set_alarm()
+
+    async def _begin(self) -> None:
         await self.presence_store.start()
         await self.access.start()
         self.feeds.start()
         if self.presence_store.ttl is not None:
             self.timers.after(self.presence_store.ttl * PRESENCE_RENEWAL, self._renew_presence)
         await self.everywhere.start()
-        self.is_running = True
-        self.porter.is_leaving = False
-        self._set_alarm()
 
     def refusal(self) -> str:
         """Why no client may come now, "" if one may: the porter's reason, or that nobody started this."""
@@ -226,6 +233,9 @@ class Node:
         self.is_running = False
         await self.drain()
         await self.doorkeeper.stop()
+        await self._let_go()
+
+    async def _let_go(self) -> None:
         await self.everywhere.stop()
         await self.tasks.stop()
         self.patterns.stop()
