@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from tests.backends import Kind, RedisServer, free_port
+
 from hubbub.clock import SystemClock
 from hubbub.errors import BackendError
 from hubbub.redis.pipeline import Pipeline
@@ -118,3 +120,28 @@ async def shears(port: int) -> AsyncIterator[tuple[str, Callable[[int], None]]]:
 
     async with served(carry) as url:
         yield url, left.append
+
+
+@asynccontextmanager
+async def guarded(kind: Kind) -> AsyncIterator[tuple[RedisServer, RedisServer, list[RedisServer]]]:
+    """A primary, its replica, and two Sentinels that both must agree on a failover."""
+    with RedisServer(kind) as primary, RedisServer(kind, replicaof=f"127.0.0.1 {primary.port}") as replica:
+        config = (
+            f"sentinel monitor house 127.0.0.1 {primary.port} 2\n"
+            "sentinel down-after-milliseconds house 500\nsentinel failover-timeout house 3000\n"
+        )
+        with (
+            RedisServer(kind, config=config, is_sentinel=True) as one,
+            RedisServer(kind, config=config, is_sentinel=True) as two,
+        ):
+            for sentinel in (one, two):
+                for what in ("REPLICAS", "SENTINELS"):
+                    await until(lambda: bool(sentinel.command("SENTINEL", what, "house")))  # noqa: B023 - called at once
+            await until(lambda: "REPLICA sync: Finished" in replica.output)
+            yield primary, replica, [one, two]
+
+
+def sentinel_url(sentinels: list[RedisServer]) -> str:
+    """Where they are; one that is away is named first."""
+    hosts = ",".join(f"127.0.0.1:{port}" for port in [free_port(), *(sentinel.port for sentinel in sentinels)])
+    return f"redis+sentinel://{hosts}/house"

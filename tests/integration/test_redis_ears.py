@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import logging
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
 from tests.backends import RedisServer, free_port
+from tests.integration.redis_support import PATIENCE
 
 from hubbub.clock import SystemClock
+from hubbub.core import eager
 from hubbub.errors import BackendError
+from hubbub.redis.line import Line
 from hubbub.redis.subscription import Ears
 from hubbub.redis.topology import endpoint_of
 
@@ -348,3 +353,133 @@ async def test_a_cancelled_subscribe_leaves_nothing(backend: RedisServer) -> Non
         await asyncio.gather(wait, return_exceptions=True)
         await listener.ears.subscribe("c")
         assert await said(backend, "PUBLISH", "a", "x") == 0
+
+
+async def test_wishes_need_no_task(backend: RedisServer) -> None:
+    """Commands of clients begin without one, and asyncio.timeout would refuse."""
+    async with listening(backend.url) as listener:
+        ears = listener.ears
+        for wish in (ears.subscribe("a"), ears.watch(["b*"]), ears.unsubscribe("none"), ears.watch(["b*", "c*"])):
+            await begun(wish)
+        await listener.hears(backend, "a")
+        await listener.hears(backend, "b1")
+
+
+def begun(wish: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
+    """The end of a wish that is begun in a callback of the loop, where there is no current task."""
+    loop = asyncio.get_running_loop()
+    end: asyncio.Future[None] = loop.create_future()
+
+    def begin() -> None:
+        try:
+            _, rest = eager.begin(wish)
+        except Exception as error:
+            end.set_exception(error)
+            return
+        ending = asyncio.ensure_future(rest) if rest is not None else loop.create_future()
+        if rest is None:
+            ending.set_result(None)
+        ending.add_done_callback(lambda done: end.set_result(done.result()))
+
+    loop.call_soon(begin)
+    return end
+
+
+async def test_stopping_ends_watches_that_wait_for_each_other(own_backend: RedisServer) -> None:
+    async with listening(own_backend.url, deadline=2 * PATIENCE) as listener:
+        own_backend.pause()
+        waits = [asyncio.create_task(listener.ears.watch([f"{number}*"])) for number in range(3)]
+        await asyncio.sleep(0.05)
+        await listener.ears.stop()
+        ends = await asyncio.gather(*waits, return_exceptions=True)  # the test's own timeout is shorter
+        own_backend.resume()
+        assert [type(end) for end in ends] == [BackendError] * 3
+
+
+async def test_who_starts_again_has_forgotten_the_wishes_of_before(backend: RedisServer) -> None:
+    async with listening(backend.url, "a") as listener:
+        await listener.ears.watch(["p*"])
+        await listener.ears.stop()
+        assert await said(backend, "PUBLISH", "a", "nobody") == 0
+        await listener.ears.start()
+        await listener.ears.subscribe("b")
+        await listener.hears(backend, "b")
+        assert await said(backend, "PUBLISH", "a", "nobody") == 0
+        assert await said(backend, "PUBLISH", "p1", "nobody") == 0
+        await said(backend, "CLIENT", "KILL", "TYPE", "pubsub")
+        await until(lambda: listener.renewed)
+        assert listener.renewed == [["b"]]
+
+
+async def test_a_stop_at_any_moment_of_a_reconnection_leaves_nothing(
+    own_backend: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    for moment in range(12):
+        async with listening(own_backend.url, "a") as listener:
+            await said(own_backend, "CLIENT", "KILL", "TYPE", "pubsub")
+            await until(lambda: listener.counts["redis_reconnect"])
+            await asyncio.sleep(moment * 0.005)
+        assert not listener.ears.is_connected
+        assert not [task for task in asyncio.all_tasks() if "redis://" in task.get_name()]
+    gc.collect()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing(own_backend: RedisServer) -> None:
+    def clients() -> int:
+        count: int = own_backend.command("INFO", "clients")["connected_clients"]
+        return count
+
+    before = clients()
+    for turns in range(20):
+        listener = Listener(own_backend.url)
+        starting = asyncio.create_task(listener.ears.start())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.wait([starting])
+        await listener.ears.stop()
+    await until(lambda: clients() == before)
+
+
+async def test_a_cut_is_seen_while_the_publishers_way_hangs(own_backend: RedisServer) -> None:
+    """A probe that waits for the pipeline, which waits for its server, must not keep a dead connection alive."""
+    hanging = asyncio.Event()
+    is_stuck = False
+
+    async def publish(channel: bytes, data: bytes) -> None:
+        if not is_stuck:
+            await said(own_backend, "PUBLISH", channel, data)
+        elif not hanging.is_set():
+            hanging.set()
+            await asyncio.Event().wait()
+        else:
+            raise BackendError("it is down")
+
+    async with listening(own_backend.url, "a", publish=publish) as listener:
+        is_stuck = True
+        await hanging.wait()
+        await said(own_backend, "CLIENT", "KILL", "TYPE", "pubsub")
+        await until(lambda: listener.renewed)
+        await listener.hears(own_backend, "a")
+
+
+async def test_a_failure_of_our_own_renews_the_connection(
+    backend: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever fails, the task that owns the connection goes on: nobody else would notice that it is gone."""
+    async with listening(backend.url, "a") as listener:
+        real, failures = Ears._take, [ValueError("a bug"), ValueError("another")]
+
+        def failing(ears: Ears, line: Line) -> None:
+            if failures:
+                raise failures.pop()
+            real(ears, line)
+
+        monkeypatch.setattr(Ears, "_take", failing)
+        await said(backend, "CLIENT", "KILL", "TYPE", "pubsub")
+        await until(lambda: listener.renewed)
+        assert not failures
+        assert listener.renewed == [["a"]]
+        await listener.hears(backend, "a")
+    assert "the subscription failed, and is renewed" in caplog.text

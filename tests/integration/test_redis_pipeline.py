@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import tracemalloc
+from typing import Any
 
 import pytest
 from tests.backends import RedisServer, free_port
@@ -12,8 +15,8 @@ from tests.serving import Cable
 
 from hubbub.redis import pipeline as pipeline_module
 from hubbub.redis import wire as wire_module
-from hubbub.redis.pipeline import Script
-from hubbub.redis.wire import ConnectionLost, DeadlinePassed, RedisError
+from hubbub.redis.pipeline import PLACE, Pipeline, Script
+from hubbub.redis.wire import ConnectionLost, DeadlinePassed, OutboxFull, RedisError, Word
 
 ADD = Script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
 
@@ -154,7 +157,7 @@ async def test_while_it_is_down_calls_wait_and_end_by_their_deadline(own_backend
         own_backend.kill()
         await until(lambda: not pipeline.is_connected)
         patient = asyncio.ensure_future(pipeline.call("PING", deadline=PATIENCE))
-        with pytest.raises(DeadlinePassed, match="no connection in time") as caught:
+        with pytest.raises(DeadlinePassed, match="not sent in time: no connection") as caught:
             await pipeline.call("PING", deadline=0.2)
         assert not caught.value.was_sent
         with pytest.raises(DeadlinePassed):
@@ -276,7 +279,7 @@ async def test_stopping_answers_everybody(own_backend: RedisServer) -> None:
         await pipeline.call("PING")
     await pipeline.start()
     own_backend.pause()
-    calls = [asyncio.ensure_future(outcome(pipeline.call("PING"))) for _ in range(8)]
+    calls = [asyncio.ensure_future(outcome(tried(pipeline, "PING"))) for _ in range(8)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     await pipeline.stop()
@@ -287,26 +290,122 @@ async def test_stopping_answers_everybody(own_backend: RedisServer) -> None:
     assert not pipeline.is_connected
 
 
-async def test_trouble_that_lasts_is_counted_told_and_raises_one_alert(
-    own_backend: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+MIB = b"x" * (1 << 20)
+
+
+async def tried(pipeline: Pipeline, *command: Word, deadline: float | None = None) -> Any:
+    """A call, made and awaited in a task of its own."""
+    return await pipeline.call(*command, deadline=deadline)
+
+
+async def test_a_server_that_does_not_read_costs_a_bounded_outbox(own_backend: RedisServer) -> None:
+    """Publishers of a megabyte each: what is refused is refused at once, everything else is carried out, once."""
+    counted: list[str] = []
+    async with connected(own_backend.url, deadline=PATIENCE, max_waiting=16 << 20, observer=counted.append) as pipeline:
+        await pipeline.call("SET", "n", 0)
+        own_backend.pause()
+        tracemalloc.start()
+        try:
+            calls = [asyncio.ensure_future(tried(pipeline, "APPEND", "all", MIB)) for _ in range(400)]
+            await asyncio.sleep(0)
+            refused = [call for call in calls if call.done()]
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 32 << 20, "16 in the outbox, and what was handed to the kernel"
+        assert len(refused) > 350
+        assert counted == ["redis_outbox_full"] * len(refused)
+        for call in refused:
+            error = call.exception()
+            assert isinstance(error, OutboxFull)
+            assert not error.was_sent
+        assert "KiB of commands wait already" in str(refused[0].exception())
+        assert "publish less at once, or again later" in str(refused[0].exception())
+
+        small = asyncio.ensure_future(outcome(tried(pipeline, "PING")))
+        own_backend.resume()
+        lengths = await asyncio.gather(*(call for call in calls if call not in refused))
+        assert lengths == [number << 20 for number in range(1, len(lengths) + 1)], "in order"
+        assert await pipeline.call("STRLEN", "all") == len(lengths) << 20
+        answer = await small
+        assert answer == b"PONG" or isinstance(answer, OutboxFull)
+        await asyncio.gather(*(pipeline.call("SET", f"k{n}", MIB) for n in range(10)))
+        assert pipeline._waiting == 0
+        assert len(counted) <= len(refused) + 1
+
+
+async def test_the_outbox_fills_while_the_server_is_away_and_empties_by_deadlines(
+    own_backend: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pipeline_module, "ALERT_AFTER", 3)
-    events: list[str] = []
-
-    def observe(event: str) -> None:
-        events.append(event)
-        raise ValueError("an observer that fails")
-
-    async with connected(own_backend.url, observer=observe) as pipeline:
+    async with connected(own_backend.url, max_waiting=10 * (100 + PLACE)) as pipeline:
         own_backend.kill()
-        await until(lambda: len(events) >= 6)
+        await until(lambda: not pipeline.is_connected)
+        for _ in range(2):
+            calls = [
+                asyncio.ensure_future(outcome(tried(pipeline, "SET", "a", b"x" * 70, deadline=0.3))) for _ in range(30)
+            ]
+            results = await asyncio.gather(*calls)
+            assert [type(result) for result in results] == [DeadlinePassed] * 10 + [OutboxFull] * 20
+            assert pipeline._waiting == 0
+        cancelled = [asyncio.ensure_future(pipeline.call("SET", "a", b"x" * 70)) for _ in range(10)]
+        await asyncio.sleep(0)
+        assert pipeline._waiting
+        for call in cancelled:
+            call.cancel()
+        await until(lambda: not pipeline._waiting)
+        waiting = asyncio.ensure_future(pipeline.call("SET", "a", 1, deadline=PATIENCE))
         own_backend.start()
-        assert await pipeline.call("PING", deadline=PATIENCE) == b"PONG"
-    assert events.count("redis_unreachable") == 1
-    alerts = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert any(f":{own_backend.port}/0: unreachable after 3 attempts" in alert for alert in alerts)
-    assert any("(attempt 1)" in record.getMessage() and "cannot be reached" in record.getMessage()
-               for record in caplog.records)  # fmt: skip
+        assert await waiting == b"OK"
+    assert "calls are refused" in caplog.text
+    assert len([1 for record in caplog.records if record.levelno == logging.WARNING and "refused" in record.msg]) == 1
+
+
+async def test_what_had_not_left_is_taken_back_though_the_outbox_is_full(own_backend: RedisServer) -> None:
+    async with connected(own_backend.url, deadline=PATIENCE, max_waiting=1000) as pipeline:
+        calls = [asyncio.ensure_future(pipeline.call("INCR", "n")) for _ in range(100)]
+        # They are made, and leave at the end of the turn.
+        assert pipeline._wire is not None
+        pipeline._wire.sever(ConnectionResetError("cut at that moment"))
+        assert await asyncio.gather(*calls) == list(range(1, 101))
+        assert pipeline._waiting == 0
+
+
+async def test_a_stop_while_it_reconnects_answers_everybody(own_backend: RedisServer) -> None:
+    for _ in range(5):
+        pipeline = made(own_backend.url)
+        await pipeline.start()
+        own_backend.kill()
+        await until(lambda: not pipeline.is_connected)  # noqa: B023 - called at once
+        calls = [asyncio.ensure_future(outcome(pipeline.call("PING", deadline=PATIENCE))) for _ in range(3)]
+        await asyncio.sleep(random.random() / 10)
+        own_backend.start()
+        await asyncio.sleep(random.random() / 50)
+        await pipeline.stop()
+        for result in await asyncio.gather(*calls):
+            assert result == b"PONG" or isinstance(result, ConnectionLost)
+        assert not [task for task in asyncio.all_tasks() if "redis" in task.get_name()]
+        assert not pipeline.is_connected
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing(own_backend: RedisServer) -> None:
+    def clients() -> int:
+        listed: str = own_backend.command("INFO", "clients")["connected_clients"]
+        return int(listed)
+
+    before = clients()
+    pipeline = made(own_backend.url)
+    for turns in range(12):
+        starting = asyncio.ensure_future(pipeline.start())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.wait([starting])
+        if not starting.cancelled():
+            await pipeline.stop()
+    await until(lambda: clients() == before)
+    await pipeline.start()
+    assert await pipeline.call("PING") == b"PONG"
+    await pipeline.stop()
 
 
 async def test_every_call_has_an_answer_and_the_answers_are_true(

@@ -5,14 +5,23 @@ Sentinels that lead to another.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import random
 from typing import Any
 
 import pytest
 from tests.backends import RedisServer, free_port
 from tests.integration.certificates import Certificate
-from tests.integration.redis_support import PATIENCE, connected, greeted, liar, made, outcome, until
+from tests.integration.redis_support import (
+    PATIENCE,
+    connected,
+    greeted,
+    guarded,
+    liar,
+    made,
+    outcome,
+    sentinel_url,
+    until,
+)
 
 from hubbub.errors import BackendError
 from hubbub.redis.dialing import Refused
@@ -39,11 +48,13 @@ async def test_tls(tls_server: tuple[RedisServer, str], certificate: Certificate
     server, port = tls_server
     for options in (f"ssl_ca_certs={certificate.file}", "ssl_cert_reqs=none"):
         async with connected(f"rediss://localhost:{port}/2?{options}") as pipeline:
-            assert await pipeline.call("SET", "large", b"x" * 5_000_000) == b"OK"
-            assert len(await pipeline.call("GET", "large")) == 5_000_000
+            large = random.randbytes(5_000_000)
+            assert await pipeline.call("SET", "large", large) == b"OK"
+            assert await pipeline.call("GET", "large") == large
+            wire = pipeline._wire
             server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-            await until(lambda: not pipeline.is_connected)
-            assert await pipeline.call("PING") == b"PONG"
+            await until(lambda: pipeline._wire is not wire)  # noqa: B023 - called at once
+            assert await pipeline.call("PING", deadline=PATIENCE) == b"PONG"
     with pytest.raises(BackendError, match="ssl_ca_certs"):
         await made(f"rediss://localhost:{port}", deadline=0.5).start()
     with pytest.raises(BackendError, match="without TLS"):
@@ -130,45 +141,24 @@ async def test_a_server_that_takes_connections_and_says_nothing() -> None:
 # ------------------------------------------------------------------------------------------------- Sentinel
 
 
-@asynccontextmanager
-async def guarded(kind: Any) -> AsyncIterator[tuple[RedisServer, RedisServer, list[RedisServer]]]:
-    """A primary, its replica, and two Sentinels that both must agree on a failover."""
-    with RedisServer(kind) as primary, RedisServer(kind, replicaof=f"127.0.0.1 {primary.port}") as replica:
-        config = (
-            f"sentinel monitor house 127.0.0.1 {primary.port} 2\n"
-            "sentinel down-after-milliseconds house 500\nsentinel failover-timeout house 3000\n"
-        )
-        with (
-            RedisServer(kind, config=config, is_sentinel=True) as one,
-            RedisServer(kind, config=config, is_sentinel=True) as two,
-        ):
-            for sentinel in (one, two):
-                for what in ("REPLICAS", "SENTINELS"):
-                    await until(lambda: bool(sentinel.command("SENTINEL", what, "house")))  # noqa: B023 - called at once
-            await until(lambda: "REPLICA sync: Finished" in replica.output)
-            yield primary, replica, [one, two]
-
-
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("way", ["killed", "asked"])
 @pytest.mark.parametrize("kind", ["redis", "valkey"])
 async def test_failover(kind: Any, way: str) -> None:
-    async with guarded(kind) as (primary, replica, sentinels):
-        hosts = ",".join(f"127.0.0.1:{port}" for port in [free_port(), *(sentinel.port for sentinel in sentinels)])
-        async with connected(f"redis+sentinel://{hosts}/house") as pipeline:
-            assert await pipeline.call("SET", "a", "before") == b"OK"
-            assert await pipeline.call("WAIT", 1, 5000) == 1
-            if way == "killed":
-                primary.kill()
-            else:
-                sentinels[0].command("SENTINEL", "FAILOVER", "house")
-            async with asyncio.timeout(60):
-                while f":{replica.port})" not in pipeline._endpoint.name:
-                    result = await outcome(pipeline.call("SET", "b", "during", deadline=60.0))
-                    assert isinstance(result, bytes | ConnectionLost | RedisError)
-            assert await pipeline.call("GET", "a", deadline=60.0) == b"before"
-            assert await pipeline.call("SET", "a", "after", deadline=60.0) == b"OK"
-            assert replica.command("GET", "a") in (b"after", "after")
+    async with guarded(kind) as (primary, replica, sentinels), connected(sentinel_url(sentinels)) as pipeline:
+        assert await pipeline.call("SET", "a", "before") == b"OK"
+        assert await pipeline.call("WAIT", 1, 5000) == 1
+        if way == "killed":
+            primary.kill()
+        else:
+            sentinels[0].command("SENTINEL", "FAILOVER", "house")
+        async with asyncio.timeout(60):
+            while f":{replica.port})" not in pipeline._endpoint.name:
+                result = await outcome(pipeline.call("SET", "b", "during", deadline=60.0))
+                assert isinstance(result, bytes | ConnectionLost | RedisError)
+        assert await pipeline.call("GET", "a", deadline=60.0) == b"before"
+        assert await pipeline.call("SET", "a", "after", deadline=60.0) == b"OK"
+        assert replica.command("GET", "a") in (b"after", "after")
 
 
 async def test_a_sentinel_that_does_not_know_the_name_is_told() -> None:

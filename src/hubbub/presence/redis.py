@@ -13,6 +13,7 @@ Keys, with the channel in a hash tag for the day of Cluster, all gone a TTL afte
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from hubbub.errors import BackendError
 from hubbub.model import ClientInfo, PresenceStats
 from hubbub.redis.pipeline import Pipeline, Script
 from hubbub.redis.topology import endpoint_of
-from hubbub.redis.wire import RENEWING, ConnectionLost, RedisError, Word
+from hubbub.redis.wire import RENEWING, ConnectionLost, OutboxFull, RedisError, Word
 from hubbub.sparing import SparingLog
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 TTL: Final = 60.0
 #: Seconds that a call has.
 DEADLINE: Final = 5.0
+#: Seconds that a stop waits for those who are leaving.
+LAST_WORDS: Final = 2.0
 
 #: KEYS: who, until, users. An entry is its user's length, ':', the user, and what only Python reads: one length for
 #: all would be read by nobody, and a field of its own would double the keys.
@@ -103,7 +106,8 @@ class RedisPresence:
         self._clock = clock
         self._counts: Counter[str] = Counter()
         endpoint = endpoint_of(url, client_name=f"{name}-presence")
-        self._commands = Pipeline(endpoint, clock=clock, deadline=DEADLINE, observer=self._count)
+        self._commands = Pipeline(endpoint, clock=clock, deadline=DEADLINE, part="presence", observer=self._count)
+        self._leaving: set[asyncio.Task[Any]] = set()
         self._sparing = SparingLog(log)
 
     async def start(self) -> None:
@@ -111,20 +115,37 @@ class RedisPresence:
         await self._commands.start()
 
     async def stop(self) -> None:
-        """Disconnect. Who was added and not removed is there until the TTL is over."""
+        """Disconnect, after those who are leaving have left, or LAST_WORDS. Whoever is left is there until the TTL."""
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=LAST_WORDS)
+        for leaving in list(self._leaving):
+            leaving.cancel()
+        await asyncio.gather(*self._leaving, return_exceptions=True)
         await self._commands.stop()
 
     def counts(self) -> dict[str, int]:
         """What happened to the connection, and what was found and could not be read."""
-        return dict(self._counts)
+        return {f"presence_{event}": count for event, count in self._counts.items()}
 
     async def add(self, channel: str, info: ClientInfo) -> None:
         """The connection `info.client` is in `channel`."""
         await self._ask(_ADD, channel, info.client, _entry(info), int(TTL * 1000))
 
     async def remove(self, channel: str, client: str) -> None:
-        """It is not any more."""
-        await self._ask(_REMOVE, channel, client)
+        """It is not any more, although the caller is cancelled: a node that stops ends all its tasks before this."""
+        try:
+            await self._ask(_REMOVE, channel, client)
+        except asyncio.CancelledError:
+            leaving = asyncio.create_task(self._ask(_REMOVE, channel, client), name=f"leave presence of {channel}")
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._left)
+            raise
+
+    def _left(self, leaving: asyncio.Task[Any]) -> None:
+        self._leaving.discard(leaving)
+        if not leaving.cancelled() and (error := leaving.exception()) is not None:
+            self._count("leave_failed")
+            log.info("who left is present until the TTL is over: %s", error)
 
     async def members(self, channel: str) -> dict[str, ClientInfo]:
         """Everybody who is in `channel`, by connection."""
@@ -134,7 +155,7 @@ class RedisPresence:
             try:
                 members[client] = _info(client, entry)
             except ValueError:
-                self._count("presence_unreadable")
+                self._count("unreadable")
                 self._sparing.warning(
                     *("unreadable", self._clock.now(), "an entry in the presence of %r is none of ours", channel)
                 )
@@ -155,7 +176,7 @@ class RedisPresence:
         except BackendError as error:
             left = end - self._clock.now()
             is_passing = isinstance(error, ConnectionLost) or (isinstance(error, RedisError) and error.kind in RENEWING)
-            if not is_passing or left <= 0:
+            if not is_passing or isinstance(error, OutboxFull) or left <= 0:
                 raise
         return await self._commands.run(script, keys, arguments, deadline=left)
 

@@ -8,13 +8,17 @@ asked for its role on this very connection. Refuses to know: trying again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from hubbub.clock import Clock
 from hubbub.errors import BackendError
-from hubbub.redis.topology import Endpoint
+from hubbub.redis.topology import Endpoint, Moving
 from hubbub.redis.wire import ConnectionLost, RedisError, Wire, Word
+
+log = logging.getLogger(__name__)
 
 #: Seconds between a connection and the last answer to its greeting.
 GREETING_DEADLINE = 3.0
@@ -42,6 +46,34 @@ async def dial(
         wire.sever(error if isinstance(error, Exception) else ConnectionAbortedError("given up"))
         raise
     return wire
+
+
+@asynccontextmanager
+async def guarded(wire: Wire, endpoint: Endpoint) -> AsyncIterator[None]:
+    """Meanwhile, end the wire as soon as its endpoint names another server, though this one answers.
+
+    A primary that was replaced in good order goes on as a replica: it refuses writes, which its callers see. Whoever
+    only listens would never know: it still hears what the others publish, later, and with one more server in between.
+    """
+    if not isinstance(endpoint, Moving):
+        yield
+        return
+    guard = asyncio.create_task(_leave_when_moved(wire, endpoint), name=f"guard {endpoint.name}")
+    try:
+        yield
+    finally:
+        guard.cancel()
+        await asyncio.wait([guard])
+
+
+async def _leave_when_moved(wire: Wire, endpoint: Moving) -> None:
+    cause: Exception = BackendError("the primary is another one now")
+    try:
+        await endpoint.moved()
+    except Exception as error:  # nobody would watch any more: the next connection has another guard
+        log.exception("who the primary is cannot be asked")
+        cause = error
+    wire.sever(cause)
 
 
 async def _greet(wire: Wire, endpoint: Endpoint) -> None:

@@ -15,11 +15,12 @@ import math
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from hubbub.clock import Clock
 from hubbub.errors import BackendError
-from hubbub.redis.dialing import dial
+from hubbub.redis.dialing import dial, guarded
 from hubbub.redis.sieve import PROBES
 from hubbub.redis.topology import Endpoint
 from hubbub.redis.wanted import Saying
@@ -94,6 +95,10 @@ class Line:
         if self._wire is not None:
             self._wire.sever(ConnectionAbortedError("closed"))
 
+    def guarded(self) -> AbstractAsyncContextManager[None]:
+        """Meanwhile, it is cut as soon as its endpoint names another server."""
+        return guarded(self._open_wire(), self._endpoint)
+
     async def rest(self, seconds: float) -> None:
         """Wait. Raises ConnectionLost as soon as it is lost."""
         wire = self._open_wire()
@@ -120,19 +125,21 @@ class Line:
     async def _send_probe(self) -> None:
         if self._publish is not None:
             try:
-                await self._publish(self._channel, self._token)
+                await self._reply(asyncio.ensure_future(self._publish(self._channel, self._token)))
                 return
             except BackendError:
-                pass  # that way has its own troubles, and tells them itself
+                await self.rest(0)  # else that way has its own troubles, and tells them itself
         await self._reply(self._open_wire().ask("PUBLISH", self._channel, self._token, deadline=math.inf))
 
     async def _reply(self, reply: asyncio.Future[Any]) -> None:
         """Wait for it as long as the connection lives, which `tick` judges."""
         ends: set[asyncio.Future[Any]] = {reply, self._open_wire().lost}
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if not reply.done():  # it had not left
-            reply.cancel()
-            await self.rest(0)
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not reply.done():  # it had not left
+                await self.rest(0)
+        finally:
+            reply.cancel()  # nobody waits any more
         reply.result()
 
     def _subscribe(self, command: bytes, keys: Sequence[bytes]) -> asyncio.Future[None]:

@@ -2,13 +2,16 @@
 
 Answers for: every call has one answer, whatever happens to the server: its reply, the server's error, or
 `ConnectionLost`, which says whether the command may have been carried out. Calls go out in the order in which they were
-made. While the connection is down, or too much is owed, they wait for their turn up to their deadline. The connection
-is renewed without end. Refuses to know: what commands mean, and whether one may be repeated: the caller knows.
+made. While the connection is down, or too much is owed, they wait for their turn up to their deadline, in an outbox of
+a certain size. The connection is renewed without end. Refuses to know: what commands mean, and whether one may be
+repeated: the caller knows.
 
     P1  A call ends by its deadline, late by TICK at most; one without an answer raises DeadlinePassed.
     P2  When the connection breaks, what was sent fails at once with was_sent True; what had not left waits on.
     P3  READONLY, LOADING and MASTERDOWN are raised to their callers, and the connection is renewed at once.
     P4  A cancelled call that has not left is never sent; one that has left disturbs no other.
+    P5  What waits is bounded in bytes. A call beyond that fails at once with OutboxFull: it was not sent, and to ask
+        again is of no use before others have had their answers.
 
 One timer serves all deadlines, and a waiting call is one future: the way of a call through here is what it costs.
 """
@@ -25,9 +28,10 @@ from typing import Any
 from hubbub.clock import Clock
 from hubbub.errors import BackendError
 from hubbub.redis.backoff import Backoff
-from hubbub.redis.dialing import Refused, dial
-from hubbub.redis.topology import Endpoint, Moving
-from hubbub.redis.wire import ConnectionLost, DeadlinePassed, RedisError, Wire, Word, pack
+from hubbub.redis.dialing import Refused, dial, guarded
+from hubbub.redis.outages import Outages
+from hubbub.redis.topology import Endpoint
+from hubbub.redis.wire import ConnectionLost, DeadlinePassed, OutboxFull, RedisError, Wire, Word, pack
 from hubbub.sparing import SparingLog
 
 log = logging.getLogger(__name__)
@@ -38,8 +42,11 @@ TICK = 0.1
 #: Seconds that a connection must have lived for the attempts to be counted anew.
 STEADY = 5.0
 
-#: Failed attempts in a row, after which somebody is to be woken: about half a minute.
-ALERT_AFTER = 15
+#: Bytes of commands that wait while the server is away or does not read: some seconds of a busy node.
+MAX_WAITING = 64 << 20
+
+#: Bytes that a waiting call costs besides its command: a future, and its place.
+PLACE = 512
 
 
 class Script:
@@ -57,8 +64,9 @@ class Pipeline:
     """One connection for commands. It belongs to the event loop in which it was started.
 
     `deadline` (seconds) is that of calls which bring none, `max_in_flight` how many replies may be owed before calls
-    wait. `observer` is told `redis_reconnect` at each loss and failed attempt, and `redis_unreachable` once when it
-    lasts.
+    wait, `max_waiting` how many bytes of them may. `part` is what the log calls the connection. `observer` is told
+    `redis_outbox_full` for each call that is not taken, and what `outages` count, unless those are shared with other
+    connections to this server.
     """
 
     def __init__(
@@ -68,15 +76,23 @@ class Pipeline:
         clock: Clock,
         deadline: float = 5.0,
         max_in_flight: int = 10_000,
+        max_waiting: int = MAX_WAITING,
+        part: str = "commands",
         observer: Callable[[str], object] | None = None,
+        outages: Outages | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._clock = clock
         self._deadline = deadline
         self._max_in_flight = max_in_flight
-        self._observer = observer or _nobody
+        self._max_waiting = max_waiting
+        self._part = part
+        self._observer = observer
+        self._outages = outages or Outages(clock=clock, count=observer)
         self._wire: Wire | None = None
         self._backlog: deque[tuple[bytes, asyncio.Future[Any], float]] = deque()
+        self._waiting = 0  # bytes of the backlog
+        self._is_full = False
         self._loaded: dict[str, object] = {}  # scripts that this connection has sent, each with a mark of its sending
         self._supervisor: asyncio.Task[None] | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -97,6 +113,7 @@ class Pipeline:
         """Connect. Raises BackendError when that has not worked within the deadline; Refused at once."""
         assert self._supervisor is None, "started once"
         self._loop = asyncio.get_running_loop()
+        self._backoff.reset()
         wire = await self._connect_at_first(self._clock.now() + self._deadline)
         self._tick(self._clock.now())
         self._supervisor = self._loop.create_task(self._supervise(wire), name=f"redis {self._endpoint.name}")
@@ -109,6 +126,7 @@ class Pipeline:
         self._ticker.cancel()
         supervisor.cancel()
         await asyncio.wait([supervisor])
+        self._outages.leave(self._part)
         if self._wire is not None:
             self._lost(self._wire, ConnectionAbortedError("hubbub is stopping"))
             await asyncio.sleep(0)  # the socket closes in the next turn
@@ -116,12 +134,17 @@ class Pipeline:
             if not reply.done():
                 reply.set_exception(ConnectionLost(f"{self._endpoint.name}: hubbub is stopping", was_sent=False))
         self._backlog.clear()
+        self._waiting = 0
 
     # -------------------------------------------------------------------------------------------------- calls
 
-    async def call(self, *command: Word, deadline: float | None = None) -> Any:
-        """The reply to a command. Raises RedisError for the server's error, ConnectionLost when there is no answer."""
-        return await self._enter(command, self._clock.now() + (self._deadline if deadline is None else deadline))
+    def call(self, *command: Word, deadline: float | None = None) -> asyncio.Future[Any]:
+        """The reply to a command. Raises RedisError for the server's error, ConnectionLost when there is no answer.
+
+        OutboxFull, which is a ConnectionLost, says that it was not taken (P5), and is raised without awaiting. A future
+        and no coroutine, since a coroutine costs half a microsecond.
+        """
+        return self._enter(command, self._clock.now() + (self._deadline if deadline is None else deadline))
 
     async def run(
         self, script: Script, keys: Sequence[str | bytes], arguments: Sequence[Word], deadline: float | None = None
@@ -149,22 +172,50 @@ class Pipeline:
     def _enter(self, command: tuple[Word, ...], when: float) -> asyncio.Future[Any]:
         if self._loop is None or self._supervisor is None:
             raise ConnectionLost(f"{self._endpoint.name}: the pipeline is not started, or stopped", was_sent=False)
-        data = pack(command)
-        reply: asyncio.Future[Any] = self._loop.create_future()
         wire = self._wire
-        if wire is None or self._backlog or wire.in_flight >= self._max_in_flight or not wire.is_writable:
-            self._backlog.append((data, reply, when))
-        else:
+        if wire is not None and not self._backlog and wire.in_flight < self._max_in_flight and wire.is_writable:
+            data = pack(command)
+            reply: asyncio.Future[Any] = self._loop.create_future()
             wire.send(data, reply, when)
+            return reply
+        self._check_room(command)  # before it is packed: who is refused shall cost nothing
+        data = pack(command)
+        reply = self._loop.create_future()
+        self._backlog.append((data, reply, when))
+        self._waiting += len(data) + PLACE
         return reply
+
+    def _check_room(self, command: tuple[Word, ...]) -> None:
+        size = PLACE + sum(len(word) for word in command if isinstance(word, bytes | str))
+        if self._waiting + size > self._max_waiting:
+            text = (
+                f"{self._endpoint.name}: {self._waiting >> 10} KiB of commands wait already ({self._why_waiting()}): "
+                "publish less at once, or again later"
+            )
+            self._refuse(text)
+            raise OutboxFull(text)
+
+    def _refuse(self, text: str) -> None:
+        """Count it, and say so once until all that waits has left."""
+        if not self._is_full:
+            self._is_full = True
+            self._warnings.warning("full", self._clock.now(), "calls are refused: %s", text)
+        try:
+            if self._observer is not None:
+                self._observer("redis_outbox_full")
+        except Exception:
+            log.exception("who counts refused calls failed")
 
     def _let_in(self) -> None:
         """Send what waits, as far as there is room."""
         backlog, wire = self._backlog, self._wire
         while backlog and wire is not None and wire.in_flight < self._max_in_flight and wire.is_writable:
             data, reply, when = backlog.popleft()
+            self._waiting -= len(data) + PLACE
             if not reply.done():
                 wire.send(data, reply, when)
+        if not backlog:
+            self._is_full = False
 
     def _tick(self, expected: float) -> None:
         """Let deadlines pass. `expected` is when this should have been called, on the monotonic clock."""
@@ -184,14 +235,18 @@ class Pipeline:
     def _expire(self, now: float) -> None:
         overdue = [reply for _, reply, when in self._backlog if when <= now and not reply.done()]
         for reply in overdue:
-            reply.set_exception(DeadlinePassed(f"{self._endpoint.name}: {self._why_waiting()}", was_sent=False))
+            reply.set_exception(
+                DeadlinePassed(f"{self._endpoint.name}: not sent in time: {self._why_waiting()}", was_sent=False)
+            )
         if any(reply.done() for _, reply, _ in self._backlog):
             self._backlog = deque(entry for entry in self._backlog if not entry[1].done())
+            self._waiting = sum(len(data) + PLACE for data, _, _ in self._backlog)
+            self._is_full = self._is_full and bool(self._backlog)
 
     def _why_waiting(self) -> str:
         if self._wire is None:
-            return f"no connection in time ({self._trouble or 'lost just now'})"
-        return f"{self._wire.in_flight} commands are unanswered, and this one's turn did not come in time"
+            return f"no connection ({self._trouble or 'lost just now'})"
+        return f"{self._wire.in_flight} commands are unanswered"
 
     # --------------------------------------------------------------------------------------------- connection
 
@@ -220,9 +275,10 @@ class Pipeline:
         return wire
 
     def _lost(self, wire: Wire, cause: Exception) -> None:
-        """Take back what had not left. Idempotent."""
+        """Take back what had not left; there is room for it, whatever waits. Idempotent."""
         wire.sever(cause)
         self._backlog.extendleft(reversed(wire.unsent))
+        self._waiting += sum(len(data) + PLACE for data, _, _ in wire.unsent)
         wire.unsent.clear()
         if self._wire is wire:
             self._wire = None
@@ -231,26 +287,13 @@ class Pipeline:
         """Keep a connection, for ever."""
         while True:
             connected_at = self._clock.now()
-            self._trouble = await self._stay(wire)
+            async with guarded(wire, self._endpoint):
+                self._trouble = await asyncio.shield(wire.lost)
             if self._clock.now() - connected_at >= STEADY:
                 self._backoff.reset()
-            self._tell("redis_reconnect")
-            self._warn("lost", f"lost the connection: {self._trouble}")
+            self._outages.lost(self._part, self._endpoint.name, self._trouble)
             wire = await self._reconnect()
-            self._warn("back", "connected again")
-
-    async def _stay(self, wire: Wire) -> Exception:
-        """Until the connection is lost, or to the wrong server: why it is."""
-        if not isinstance(self._endpoint, Moving):
-            return await asyncio.shield(wire.lost)
-        moved = asyncio.ensure_future(self._endpoint.moved())
-        try:
-            ends: list[asyncio.Future[Any]] = [wire.lost, moved]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            moved.cancel()
-        wire.sever(BackendError("the primary is another one now"))
-        return wire.lost.result()
+            self._outages.back(self._part, self._endpoint.name, self._backoff.attempt)
 
     async def _reconnect(self) -> Wire:
         while True:
@@ -259,22 +302,5 @@ class Pipeline:
                 return await self._connect()
             except Exception as error:  # whatever it is: nobody else would make the next attempt
                 self._trouble = error
-                self._tell("redis_reconnect")
-                self._warn("failed", str(error) if isinstance(error, BackendError) else repr(error))
-            if self._backoff.attempt == ALERT_AFTER:
-                self._tell("redis_unreachable")
-                log.error("%s: unreachable after %d attempts: %s", self._endpoint.name, ALERT_AFTER, self._trouble)
-
-    def _warn(self, kind: str, text: str) -> None:
-        name, attempt = self._endpoint.name, self._backoff.attempt
-        self._warnings.warning(kind, self._clock.time(), "%s (attempt %d): %s", name, attempt, text)
-
-    def _tell(self, event: str) -> None:
-        try:
-            self._observer(event)
-        except Exception:
-            log.exception("the observer of %s failed", event)
-
-
-def _nobody(event: str) -> None:
-    """Hears nothing."""
+                cause = error if isinstance(error, BackendError) else repr(error)
+                self._outages.failed(self._part, self._endpoint.name, self._backoff.attempt, cause)

@@ -20,6 +20,7 @@ from hubbub.clock import Clock
 from hubbub.errors import BackendError
 from hubbub.redis.backoff import Backoff
 from hubbub.redis.line import Deaf, Line, Publish
+from hubbub.redis.outages import Outages
 from hubbub.redis.sieve import Sieve
 from hubbub.redis.topology import Endpoint
 from hubbub.redis.wanted import Name, Saying, Wanted, texts
@@ -28,26 +29,32 @@ from hubbub.sparing import SparingLog
 
 log = logging.getLogger(__name__)
 
-#: Seconds without a connection after which it is an alarm, not a hiccup.
-ALARM = 30.0
+#: What the log calls a subscriber's connection.
+PART = "subscriptions"
 
 
 def _ignore(event: str) -> None:
     """Count nothing."""
 
 
+def _no_cut() -> None:
+    """Nobody wants to know."""
+
+
 class Ears:
     """One supervised connection for subscriptions. Everything on one event loop.
 
     `on_message(channel, data)` is called once per publication, in the server's order, however many patterns match. It
-    must not block; what it raises is logged and counted. `on_renewed(channels)` is called after every reconnection,
-    once all of them are confirmed again, with exactly those that a subscribe had returned for before the cut.
+    must not block; what it raises is logged and counted. `on_cut()` is called when the connection is lost, before
+    anything else can be heard. `on_renewed(channels)` is called after every reconnection, once all of them are
+    confirmed again, with exactly those that a subscribe had returned for before the cut.
 
     `publish(channel, data)` sends probes the way that publishers send (`Pipeline.call`): it finds a connection that
     hangs on the wrong server, too. Without it, or where it fails, they go out on this connection.
 
-    `deadline` is for subscribe and watch; the connection is probed every `probe_every` seconds. Counted:
-    redis_reconnect, redis_deaf, redis_alarm, redis_refused, redis_message_failed, redis_unreadable_channel.
+    `deadline` is for subscribe and watch; the connection is probed every `probe_every` seconds. Counted: redis_deaf,
+    redis_refused, redis_message_failed, redis_unreadable_channel, and what `outages` count, unless those are shared
+    with other connections to this server.
     """
 
     def __init__(
@@ -57,8 +64,10 @@ class Ears:
         clock: Clock,
         on_message: Callable[[str, bytes], object],
         on_renewed: Callable[[list[str]], object],
+        on_cut: Callable[[], object] = _no_cut,
         count: Callable[[str], object] = _ignore,
         publish: Publish | None = None,
+        outages: Outages | None = None,
         deadline: float = 2.0,
         probe_every: float = 5.0,
     ) -> None:
@@ -66,8 +75,10 @@ class Ears:
         self._clock = clock
         self._on_message = on_message
         self._on_renewed = on_renewed
+        self._on_cut = on_cut
         self._count = count
         self._publish = publish
+        self._outages = outages or Outages(clock=clock, count=count)
         self._deadline = deadline
         self._probe_every = probe_every
         self._channels = Wanted()
@@ -95,15 +106,19 @@ class Ears:
         self._task = asyncio.create_task(self._supervise(line), name=f"hear {self._endpoint.name}")
 
     async def stop(self) -> None:
-        """End. Who waits gets BackendError. Idempotent."""
+        """End, and forget all wishes. Who waits gets BackendError. Idempotent."""
         task, self._task = self._task, None
         if task is None:
             return
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        self._outages.leave(PART)
         self._trouble = "it is stopped"
         for name in list(self._waiting):
             self._fail(name, self._not_confirmed(name.text))
+        self._channels = Wanted()
+        self._patterns = Wanted()
+        self._watched = frozenset()
 
     # wishes ---------------------------------------------------------------------------------------------------------
 
@@ -135,37 +150,48 @@ class Ears:
         refuses one or has not confirmed within the deadline; then those of the call before are heard.
         """
         self._check_running()
-        wanted = frozenset(patterns)
+        watching = asyncio.ensure_future(self._watch(frozenset(patterns)))
         try:
-            async with asyncio.timeout(self._deadline), self._watching:
-                await self._watch(wanted)
-        except TimeoutError:
-            raise self._not_confirmed("patterns") from None
+            await asyncio.wait([watching], timeout=self._deadline)
+            if not watching.done():
+                raise self._not_confirmed("patterns")
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])  # what it wanted is taken back
+        watching.result()
 
     async def _watch(self, wanted: frozenset[str]) -> None:
-        try:
-            names = [self._patterns.want(pattern) for pattern in sorted(wanted)]
-            self._touch()
-            await self._confirmed([name for name in names if not name.is_settled], self._patterns)
-            self._watched = wanted
-        finally:
-            for name in list(self._patterns.names.values()):
-                if name.text not in self._watched:
-                    self._patterns.unwant(name.text)
-            self._touch()
+        async with self._watching:
+            self._check_running()
+            try:
+                names = [self._patterns.want(pattern) for pattern in sorted(wanted)]
+                self._touch()
+                await self._confirmed([name for name in names if not name.is_settled], self._patterns)
+                self._watched = wanted
+            finally:
+                for name in list(self._patterns.names.values()):
+                    if name.text not in self._watched:
+                        self._patterns.unwant(name.text)
+                self._touch()
 
     async def _confirmed(self, names: list[Name], kind: Wanted) -> None:
-        """Return once all are settled, or not wanted any more."""
+        """Return once all are settled, or not wanted any more.
+
+        No asyncio.timeout: it wants a task, and commands of clients begin without one (`core.eager`).
+        """
         loop = asyncio.get_running_loop()
         waits = {name: loop.create_future() for name in names}
         for name, future in waits.items():
             self._waiting.setdefault(name, []).append(future)
         try:
-            async with asyncio.timeout(self._deadline):
-                for future in waits.values():
-                    await future
-        except TimeoutError:
-            raise self._not_confirmed(texts(waits)) from None
+            if waits:
+                done, late = await asyncio.wait(
+                    waits.values(), timeout=self._deadline, return_when=asyncio.FIRST_EXCEPTION
+                )
+                for future in done:
+                    future.result()
+                if late:
+                    raise self._not_confirmed(texts(waits))
         finally:
             for name, future in waits.items():
                 others = self._waiting.get(name, [])
@@ -239,6 +265,13 @@ class Ears:
         if not is_pattern:
             self._tell_renewed()
 
+    def _tell_cut(self) -> None:
+        try:
+            self._on_cut()
+        except Exception:
+            self._count("redis_message_failed")
+            log.exception("%s: word of the cut could not be taken", self._endpoint.name)
+
     def _tell_renewed(self) -> None:
         renewed = self._channels.take_renewed()
         if renewed:
@@ -283,24 +316,20 @@ class Ears:
     async def _supervise(self, line: Line) -> None:
         while True:
             try:
-                await self._live(line)
-            except Deaf as error:
-                self._count("redis_deaf")
-                self._trouble = str(error)
-                log.error("%s", error)
-            except BackendError as error:
-                self._trouble = str(error)
-                log.warning("%s", error)
+                if line is not self._line:
+                    self._take(line)
+                async with line.guarded():
+                    await self._live(line)
             except Exception as error:
-                self._trouble = repr(error)
-                log.exception("%s: the subscription failed, and is renewed", self._endpoint.name)
+                self._failed(error)
             finally:
                 self._line = None
                 line.close()
                 self._channels.cut()
                 self._patterns.cut()
+            self._tell_cut()
+            self._outages.lost(PART, self._endpoint.name, self._trouble)
             line = await self._reconnected()
-            self._take(line)
 
     async def _live(self, line: Line) -> None:
         """Probe the connection until it fails the test. Raises BackendError, always."""
@@ -312,27 +341,22 @@ class Ears:
             self._touch()
 
     async def _reconnected(self) -> Line:
-        since = self._clock.now()
-        is_alarmed = False
         while True:
             await asyncio.sleep(self._backoff.next())
             try:
                 line = await self._connect()
-            except Exception as error:
-                self._trouble = str(error) if isinstance(error, BackendError) else repr(error)
+            except Exception as error:  # whatever it is: nobody else would make the next attempt
+                self._failed(error)
+                self._outages.failed(PART, self._endpoint.name, self._backoff.attempt, self._trouble)
             else:
-                self._count("redis_reconnect")
-                log.warning(
-                    "%s: the subscription is renewed (attempt %d, after %.1f s, because: %s)",
-                    *(self._endpoint.name, self._backoff.attempt, self._clock.now() - since, self._trouble),
-                )
+                self._outages.back(PART, self._endpoint.name, self._backoff.attempt)
                 return line
-            down = self._clock.now() - since
-            text = "%s: the subscription cannot be renewed (attempt %d, for %.1f s): %s"
-            values = (self._endpoint.name, self._backoff.attempt, down, self._trouble)
-            if down >= ALARM and not is_alarmed:
-                is_alarmed = True
-                self._count("redis_alarm")
-                log.error(text, *values)
-            else:
-                self._sparing.warning("renew", self._clock.now(), text, *values)
+
+    def _failed(self, error: Exception) -> None:
+        """A connection has failed, or could not be made."""
+        self._trouble = str(error) if isinstance(error, BackendError) else repr(error)
+        if isinstance(error, Deaf):
+            self._count("redis_deaf")
+            log.error("%s", error)
+        elif not isinstance(error, BackendError):
+            log.error("%s: the subscription failed, and is renewed", self._endpoint.name, exc_info=error)

@@ -85,6 +85,13 @@ class DeadlinePassed(ConnectionLost):
     """No answer came in time; the connection may well live."""
 
 
+class OutboxFull(ConnectionLost):
+    """Too much waits for the connection already: this was not taken. To ask again at once is of no use."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, was_sent=False)
+
+
 def pack(command: tuple[Word, ...]) -> bytes:
     """The bytes of a command. Raises TypeError for what is no word, and UnicodeEncodeError for half a character."""
     return hiredis.pack_command(command)  # type: ignore[no-any-return,arg-type]  # typed as a 1-tuple
@@ -114,9 +121,11 @@ class Wire(asyncio.BufferedProtocol):
         self.lost: asyncio.Future[Exception] = self._loop.create_future()
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(replyError=RedisError, notEnoughData=_NOTHING)
-        self._buffer = bytearray(READ_BYTES)
+        # A view: over TLS asyncio reads record by record into slices of it, and a slice of a bytearray is a copy.
+        self._buffer = memoryview(bytearray(READ_BYTES))
         self._replies: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._out: list[bytes] = []  # always the commands of the last replies awaited, one for each
+        self._out_bytes = 0
         self._pulse = _Pulse(clock.now())
 
     # -------------------------------------------------------------------------------------------- commands
@@ -127,7 +136,10 @@ class Wire(asyncio.BufferedProtocol):
         return len(self._replies)
 
     def send(self, data: bytes, reply: asyncio.Future[Any], when: float) -> None:
-        """Send one packed command with this turn's batch. `reply` is done when answered, lost, or `when` has passed."""
+        """Send one packed command with this turn's batch. `reply` is done when answered, lost, or `when` has passed.
+
+        A batch that grows over WRITE_BYTES leaves at once, so that `is_writable` is true to what the kernel takes.
+        """
         if self.lost.done():
             _fail(reply, ConnectionLost(f"{self.name}: the connection is lost", was_sent=False))
             return
@@ -136,6 +148,9 @@ class Wire(asyncio.BufferedProtocol):
         out.append(data)
         if len(out) == 1:
             self._loop.call_soon(self._flush)
+        self._out_bytes += len(data)
+        if self._out_bytes > WRITE_BYTES:
+            self._flush()
 
     def ask(self, *command: Word, deadline: float = REPLY_DEADLINE) -> asyncio.Future[Any]:
         """Send a command: the future of its reply."""
@@ -188,6 +203,7 @@ class Wire(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         if self._out:
             out, self._out = self._out, []
+            self._out_bytes = 0
             assert self._transport is not None, "connected"
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
@@ -213,7 +229,7 @@ class Wire(asyncio.BufferedProtocol):
         if self._on_room is not None:
             self._on_room()
 
-    def get_buffer(self, sizehint: int) -> bytearray:
+    def get_buffer(self, sizehint: int) -> memoryview:
         """Where the transport puts what it reads."""
         return self._buffer
 
@@ -234,12 +250,16 @@ class Wire(asyncio.BufferedProtocol):
     def _take_replies(self) -> RedisError | None:
         """Returns the error after which another connection is wanted; the replies that came with it are given out."""
         renewing = None
-        gets, replies, unsent = self._reader.gets, self._replies, self._out
+        gets, on_push, replies = self._reader.gets, self._on_push, self._replies
         while (value := gets()) is not _NOTHING:
             if type(value) is _PUSH:
-                self._push(value)
+                if on_push is not None:
+                    try:  # here and not in a method: each publication would pay for the call
+                        on_push(value)
+                    except Exception:
+                        log.exception("%s: the receiver of a push failed", self.name)
                 continue
-            if len(replies) <= len(unsent):
+            if len(replies) <= len(self._out):
                 if self.lost.done():
                     break  # a push's receiver ended it
                 raise BackendError(f"an answer to nothing: {value!r:.200}")
@@ -250,14 +270,6 @@ class Wire(asyncio.BufferedProtocol):
             elif not reply.done():
                 reply.set_result(value)
         return renewing
-
-    def _push(self, items: list[Any]) -> None:
-        if self._on_push is None:
-            return
-        try:
-            self._on_push(items)
-        except Exception:
-            log.exception("%s: the receiver of a push failed", self.name)
 
 
 _PING = "ping"
