@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -14,9 +14,12 @@ from tests.faults import UnreliableBroker
 from hubbub.auth import TokenVerifier, connection_token
 from hubbub.brokers.base import INTERCOM, StreamOptions
 from hubbub.channels import ChannelRules, Namespaces
+from hubbub.core import everywhere as everywhere_module
+from hubbub.core import intercom as intercom_module
 from hubbub.core import orders
 from hubbub.core.access import Access
 from hubbub.core.everywhere import DEADLINE, HEARTBEAT
+from hubbub.core.hub import Subscription
 from hubbub.errors import BackendError
 from hubbub.model import Publication
 
@@ -182,3 +185,159 @@ def test_orders_are_read_back_as_they_were_given(order: orders.AnyOrder) -> None
 def test_bytes_in_orders_are_base64_for_whoever_reads_along() -> None:
     order = orders.Subscribe(sender="n", user="u", channel="c", info=b'{"n":1}')
     assert base64.b64encode(b'{"n":1}') in orders.encode(order)
+
+
+def muffled(brokers: list[UnreliableBroker]) -> Callable[[object], UnreliableBroker]:
+    def wrap(broker: object) -> UnreliableBroker:
+        brokers.append(UnreliableBroker(broker, is_direct=True))  # type: ignore[arg-type]  # a broker
+        return brokers[-1]
+
+    return wrap
+
+
+def test_orders_beyond_the_memory_are_lost_which_is_said_and_the_next_ones_are_carried_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(intercom_module, "KEPT", StreamOptions(3, 600.0))
+    brokers: list[UnreliableBroker] = []
+    with House(RULES, nodes=2, wrap=muffled(brokers), access=verifying) as house:
+        clients = {user: there(house, 1, user) for user in ("u0", "u1", "u2", "u3", "u4", "later")}
+        house.forgives = True  # it is logged as an error
+        brokers[1].is_direct = False
+        for user in ("u0", "u1", "u2", "u3", "u4"):
+            house.run(house.nodes[0].everywhere.disconnect(user))
+        house.settle()
+        brokers[1].drop_all()
+        brokers[1].is_direct = True
+        house.call(brokers[1].renew)
+        house.pass_time(5, step=1)
+        assert house.nodes[1].observer.counts["orders_lost"] == 1
+        assert any("orders of other nodes are lost" in line for line in house.errors.records)
+        house.run(house.nodes[0].everywhere.disconnect("later"))
+        house.settle()
+        assert clients["later"].closed_with == 3503
+        assert [clients[user].closed_with for user in ("u0", "u1", "u2", "u3", "u4")] == [0] * 5
+
+
+def test_who_listens_again_when_the_node_stops_listens_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    brokers: list[UnreliableBroker] = []
+    with House(RULES, nodes=2, wrap=muffled(brokers), access=verifying) as house:
+        house.forgives = True  # it is logged as an error
+        intercom = house.nodes[1].everywhere._intercom
+        subscription = intercom._subscription
+        assert subscription is not None
+        house.pass_time(10)
+        brokers[1].hold("subscribe", "heads")
+        house.call(lambda: intercom.lost(subscription))
+        house.pass_time(10)  # the channel is let go of, so that it has to be opened again
+        house.call(intercom.stop)
+        house.run(brokers[1].release_all())
+        house.settle()
+        assert intercom._subscription is None
+        assert not intercom.is_ready
+        brokers[1].resume()
+        assert not house.loop.errors
+
+
+def test_who_cannot_listen_again_tries_until_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    brokers: list[UnreliableBroker] = []
+    with House(RULES, nodes=2, wrap=muffled(brokers), access=verifying) as house:
+        house.forgives = True  # it is logged as an error
+        client = there(house, 1)
+        intercom = house.nodes[1].everywhere._intercom
+        real, failures = intercom._doorkeeper.hear, [BackendError("down"), RuntimeError("a bug")]
+
+        async def failing(subscription: Subscription) -> None:
+            if failures:
+                intercom._doorkeeper.leave(intercom, subscription)
+                raise failures.pop()
+            await real(subscription)
+
+        monkeypatch.setattr(intercom._doorkeeper, "hear", failing)
+        subscription = intercom._subscription
+        assert subscription is not None
+        house.call(lambda: intercom.lost(subscription))
+        house.pass_time(5, step=0.5)
+        assert not failures
+        house.run(house.nodes[0].everywhere.disconnect("ann"))
+        house.settle()
+        assert client.closed_with == 3503
+
+
+def test_a_dead_node_is_forgotten_though_nobody_asks(house: House) -> None:
+    house.pass_time(HEARTBEAT + 1, step=1)
+    monologue = house.nodes[2].everywhere._beat
+    assert monologue is not None
+    monologue.cancel()  # as if it was killed
+    house.nodes[2].everywhere._intercom.stop()
+    assert len(house.nodes[0].everywhere._peers) == 2
+    house.forgives = True  # it is logged
+    house.pass_time(DEADLINE + HEARTBEAT, step=1)
+    assert set(house.nodes[0].everywhere._peers) == {house.nodes[1].id}
+
+
+def test_many_channels_are_told_in_pages(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(everywhere_module, "PAGE", 100)
+    told: list[orders.AnyOrder] = []
+    for client in [there(house, node) for node in (1, 2)]:
+        for number in range(2, 100):
+            house.call(lambda: client.subscribe(f"news:{number}"))  # noqa: B023 - called at once
+    house.pass_time(1)
+    monkeypatch.setattr(everywhere_module._Survey, "answered", listening_in(everywhere_module._Survey.answered, told))
+    counted = house.begin(house.nodes[0].everywhere.channels())
+    house.settle()
+    assert counted.result() == {f"news:{number}": 2 for number in range(1, 100)}
+    pages = [order for order in told if isinstance(order, orders.Tally) and order.sender == house.nodes[1].id]
+    assert [page.page for page in pages] == list(range(len(pages)))
+    assert len(pages) > 5
+    assert max(sum(map(len, page.channels)) for page in pages) < 120
+    counted = house.begin(house.nodes[0].everywhere.channels("nobody:*"))
+    house.settle()
+    assert counted.result() == {}
+
+
+def test_an_answer_that_misses_a_page_is_not_taken_for_whole(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(everywhere_module, "PAGE", 20)
+    client = there(house, 1)
+    for number in range(10):
+        house.call(lambda: client.subscribe(f"news:a{number}"))  # noqa: B023 - called at once
+    house.pass_time(1)
+    real = everywhere_module._tallies
+    monkeypatch.setattr(everywhere_module, "_tallies", lambda *asked: real(*asked)[:1] + real(*asked)[2:])
+    counted = house.begin(house.nodes[0].everywhere.channels())
+    house.settle()
+    assert not counted.done()
+    house.pass_time(everywhere_module.SURVEY_TIMEOUT)
+    assert counted.done()
+    assert 0 < len(counted.result()) < 11
+    assert "1 of 2 nodes did not say all their channels" in caplog.text
+
+
+def test_nobody_waits_for_a_node_that_goes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    there(house, 1)
+    house.pass_time(1)
+    monkeypatch.setattr(everywhere_module, "_tallies", lambda sender, survey, channels: [])  # nobody answers
+    counted = house.begin(house.nodes[0].everywhere.channels())
+    for node in house.nodes[1:]:
+        house.run(node.stop())
+    house.settle()
+    assert counted.result() == {}
+
+
+def test_an_order_that_cannot_be_carried_out_here_is_a_line_in_the_log(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    there(house, 1)
+    order = orders.Subscribe(sender="another node", user="ann", channel="nowhere:1")
+    house.call(lambda: house.nodes[1].everywhere.obey(order))
+    assert "'ann' cannot be subscribed to 'nowhere:1', as another node wants" in caplog.text
+
+
+def listening_in(real: Callable[..., None], told: list[orders.AnyOrder]) -> Callable[..., None]:
+    def answered(self: object, tally: orders.Tally) -> None:
+        told.append(tally)
+        real(self, tally)
+
+    return answered

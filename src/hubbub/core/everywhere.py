@@ -3,9 +3,10 @@
 Answers for: doing it here and telling the others, who do the same; signs of life; asking all nodes at once. Refuses to
 know: how orders travel (`intercom`), and how one is carried out here (`control`).
 
-Counts that are returned are of this node: the others are told, not asked. An order that was accepted reaches each node,
-also one whose connection to the broker is cut at the moment; BackendError says that it did not, and that to repeat it
-does no harm.
+Counts that are returned are of this node: the others are told, not asked. An order that was accepted reaches each node
+once, also one whose connection to the broker is cut at the moment, for ten minutes and up to 10,000 orders: beyond that
+it is lost there, which the log of that node says. BackendError says that an order was not accepted, or perhaps not, and
+that to repeat it does no harm.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from hubbub.core import orders
 from hubbub.core.control import Control
 from hubbub.core.intercom import Intercom
 from hubbub.core.tasks import Tasks
-from hubbub.errors import BackendError
+from hubbub.errors import BackendError, ReplyError
 from hubbub.model import Position
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,14 @@ log = logging.getLogger(__name__)
 #: Seconds between two signs of life, and after which a node that gave none is taken for dead.
 HEARTBEAT, DEADLINE = 10.0, 35.0
 
-#: Seconds that nodes get to answer a survey.
+#: Seconds that the others get to say that they are there, once this node has.
+MEETING = 0.5
+
+#: Seconds in which one of the nodes that are asked must say something.
 SURVEY_TIMEOUT = 1.0
+
+#: Characters of names in one page of an answer. All channels of a large node at once would be more than a broker takes.
+PAGE = 100_000
 
 
 class Local(Protocol):
@@ -62,13 +69,29 @@ class _Survey:
     def __init__(self, asked: Collection[str]) -> None:
         self.waiting = set(asked)
         self.found: Counter[str] = Counter()
-        self.is_complete = asyncio.Event()
+        self._pages: Counter[str] = Counter()  # that have come, by node
+        self._is_news = asyncio.Event()
 
-    def answered(self, node: str, channels: dict[str, int]) -> None:
-        self.found.update(channels)
+    def answered(self, tally: orders.Tally) -> None:
+        """The next page of a node. Behind one that was lost, nothing makes its answer whole."""
+        if tally.sender in self.waiting and tally.page == self._pages[tally.sender]:
+            self._pages[tally.sender] += 1
+            self.found.update(tally.channels)
+            if not tally.more:
+                self.gone(tally.sender)
+            self._is_news.set()
+
+    def gone(self, node: str) -> None:
+        """Nothing more will come of this node."""
         self.waiting.discard(node)
-        if not self.waiting:
-            self.is_complete.set()
+        self._is_news.set()
+
+    async def complete(self) -> None:
+        """Return when all have answered. Raises TimeoutError when the rest is silent."""
+        while self.waiting:
+            self._is_news.clear()
+            async with asyncio.timeout(SURVEY_TIMEOUT):
+                await self._is_news.wait()
 
 
 class Everywhere:
@@ -84,11 +107,14 @@ class Everywhere:
         self._surveys: dict[int, _Survey] = {}
         self._number = 0
         self._beat: Timer | None = None
+        self._met_by = 0.0  # when those who are there have said so, on the loop's clock
 
     async def start(self) -> None:
         """Listen to the others, and say that we are here. Raises BackendError."""
         await self._intercom.start()
         self._beat_now(asks=True)
+        if self._intercom.is_remote:
+            self._met_by = asyncio.get_running_loop().time() + MEETING
 
     async def stop(self) -> None:
         """Say that we go, and listen no more. A broker that does not answer holds up nobody."""
@@ -171,8 +197,10 @@ class Everywhere:
     async def channels(self, pattern: str = "") -> dict[str, int]:
         """Channels with listeners on any node, and how many; `pattern` is a glob, empty for all.
 
-        A node that does not answer in time is left out, and the log says so. Raises BackendError.
+        What a node does not say in time is left out, and the log says so. Raises BackendError.
         """
+        if (left := self._met_by - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(left)  # or a program that asks at once would hear of nobody
         found = Counter(self._local.channels(pattern))
         others = self._alive()
         if others:
@@ -183,10 +211,9 @@ class Everywhere:
                 await self._intercom.tell(
                     orders.Survey(sender=self._intercom.id, number=number, pattern=pattern), kept=False
                 )
-                async with asyncio.timeout(SURVEY_TIMEOUT):
-                    await survey.is_complete.wait()
+                await survey.complete()
             except TimeoutError:
-                log.warning("%d of %d nodes did not say which channels they have", len(survey.waiting), len(others))
+                log.warning("%d of %d nodes did not say all their channels", len(survey.waiting), len(others))
             finally:
                 del self._surveys[number]
             found.update(survey.found)
@@ -204,10 +231,7 @@ class Everywhere:
             case orders.Unsubscribe():
                 self._control.unsubscribe(order.user, order.channel, order.client)
             case orders.Subscribe():
-                work = self._control.subscribe(
-                    order.user, order.channel, order.client, info=order.info, data=order.data, since=order.since
-                )
-                self._tasks.spawn(work, f"subscribe {order.user} to {order.channel}")
+                self._tasks.spawn(self._subscribe(order), f"subscribe {order.user} to {order.channel}")
             case orders.Refresh():
                 self._control.refresh(
                     order.user, order.client, expire_at=order.expire_at, expired=order.expired, info=order.info
@@ -219,6 +243,15 @@ class Everywhere:
             case _:
                 self._heed(order)
 
+    async def _subscribe(self, order: orders.Subscribe) -> None:
+        """Whoever gave the order is on another node, and has its answer already."""
+        try:
+            await self._control.subscribe(
+                order.user, order.channel, order.client, info=order.info, data=order.data, since=order.since
+            )
+        except ReplyError as error:
+            log.warning("%r cannot be subscribed to %r, as another node wants: %s", order.user, order.channel, error)
+
     def _heed(self, order: orders.AnyOrder) -> None:
         """What is no order, but news."""
         match order:
@@ -228,23 +261,21 @@ class Everywhere:
                     self._tasks.begin(self._say(self._sign_of_life()), "answer another node")
             case orders.Gone():
                 self._peers.pop(order.sender, None)
+                for survey in self._surveys.values():
+                    survey.gone(order.sender)
             case orders.Survey():
-                tally = orders.Tally(
-                    sender=self._intercom.id,
-                    to=order.sender,
-                    number=order.number,
-                    channels=self._local.channels(order.pattern),
-                )
-                self._tasks.begin(self._say(tally), "answer a survey")
+                tallies = _tallies(self._intercom.id, order, self._local.channels(order.pattern))
+                self._tasks.begin(self._say(*tallies), "answer a survey")
             case orders.Tally():
-                if order.to == self._intercom.id and (survey := self._surveys.get(order.number)) is not None:
-                    survey.answered(order.sender, order.channels)
+                if order.to == self._intercom.id and order.number in self._surveys:
+                    self._surveys[order.number].answered(order)
 
     def _sign_of_life(self, *, asks: bool = False) -> orders.Alive:
         return orders.Alive(sender=self._intercom.id, about=self._local.about(), asks=asks)
 
     def _beat_now(self, *, asks: bool = False) -> None:
         self._beat = self._timers.after(HEARTBEAT, self._beat_now)
+        self._alive()  # who is dead is forgotten, whether anybody asks or not
         self._tasks.begin(self._say(self._sign_of_life(asks=asks)), "sign of life")
 
     def _alive(self) -> dict[str, Peer]:
@@ -254,9 +285,33 @@ class Everywhere:
             del self._peers[node]
         return self._peers
 
-    async def _say(self, order: orders.AnyOrder) -> None:
+    async def _say(self, *told: orders.AnyOrder) -> None:
         """What may be missed: the next one comes soon, or nobody waits for long."""
         try:
-            await self._intercom.tell(order, kept=False)
+            for order in told:
+                await self._intercom.tell(order, kept=False)
         except BackendError as error:
             log.info("the other nodes cannot be told: %s", error)
+
+
+def _tallies(sender: str, survey: orders.Survey, channels: dict[str, int]) -> list[orders.Tally]:
+    """The answer, in pages."""
+    pages: list[dict[str, int]] = [{}]
+    size = 0
+    for name, count in channels.items():
+        if size >= PAGE:
+            pages.append({})
+            size = 0
+        pages[-1][name] = count
+        size += len(name)
+    return [
+        orders.Tally(
+            sender=sender,
+            to=survey.sender,
+            number=survey.number,
+            channels=page,
+            page=number,
+            more=page is not pages[-1],
+        )
+        for number, page in enumerate(pages)
+    ]

@@ -1,7 +1,9 @@
 """How the nodes of one application speak to each other.
 
 Answers for: one channel with memory that all nodes listen to, through a feed like any other: an order that was given is
-not missed by a node whose connection to the broker was cut for a while. Refuses to know: what orders mean.
+not missed by a node whose connection to the broker was cut, for as long as the channel remembers (RULES). Who was away
+for longer, or whose broker has lost its memory, says so in the log, counts `orders_lost`, and goes on with what comes.
+Refuses to know: what orders mean.
 
 The channel's name begins with a control character, which no client, application or pattern can name.
 """
@@ -12,7 +14,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from hubbub.brokers.base import INTERCOM, Broker, StreamOptions
+from hubbub.brokers.base import INTERCOM, Broker, Remote, StreamOptions
 from hubbub.channels import ChannelRules
 from hubbub.core import orders
 from hubbub.core.hooks import Observer
@@ -58,6 +60,7 @@ class Intercom:
         self.id = node_id
         self._obey = obey
         self._broker = broker
+        self.is_remote = isinstance(broker, Remote)  # what is said takes a while to arrive
         self._hub = hub
         self._pump = pump
         self._doorkeeper = doorkeeper
@@ -72,14 +75,21 @@ class Intercom:
     async def start(self) -> None:
         """Listen. Raises BackendError."""
         self._is_running = True
+        await self._listen()
+
+    async def _listen(self) -> None:
         subscription = self._subscription = self._doorkeeper.reserve(self, INTERCOM, RULES)
         try:
             await self._doorkeeper.hear(subscription)
-            await self._doorkeeper.begin(subscription, None)
-        except InternalError as error:
-            self._subscription = None
-            raise BackendError("the channel between the nodes cannot be heard") from error
-        if not self._pump.advance(subscription):
+            if self._subscription is subscription:  # else it was stopped or lost meanwhile
+                await self._doorkeeper.begin(subscription, None)
+        except BaseException as error:
+            if self._subscription is subscription:
+                self._subscription = None
+            if isinstance(error, InternalError):
+                raise BackendError("the channel between the nodes cannot be heard") from error
+            raise
+        if self._subscription is subscription and not self._pump.advance(subscription):
             self._pump.run(self)
 
     def stop(self) -> None:
@@ -134,9 +144,13 @@ class Intercom:
             self._tasks.spawn(self._again(), "listen to other nodes")
 
     async def _again(self) -> None:
+        if not self._is_running or self._subscription is not None:
+            return
         try:
-            await self.start()
-        except BackendError:
+            await self._listen()
+        except Exception as error:  # whatever it is: nobody else would try again
+            if not isinstance(error, BackendError):
+                log.exception("the channel between the nodes cannot be heard")
             self._later(RETRY, self._listen_again)
 
     def _hear(self, data: bytes) -> None:

@@ -100,11 +100,13 @@ class Survey(Order, frozen=True, kw_only=True):
 
 
 class Tally(Order, frozen=True, kw_only=True):
-    """The answer to survey `number` of node `to`."""
+    """The answer to survey `number` of node `to`, in pages: the first is 0, and after the last come no `more`."""
 
     to: str
     number: int
     channels: dict[str, int]
+    page: int = 0
+    more: bool = False
 
 
 AnyOrder = Disconnect | Unsubscribe | Subscribe | Refresh | Revoke | Trim | Alive | Gone | Survey | Tally
