@@ -43,6 +43,22 @@ class BackendError(HubbubError):
     """A broker, presence or store failed; `__cause__` is the library's own error."""
 
 
+class PublishFailed(BackendError):
+    """A publish has no answer, or was refused. `is_retry_safe`: once more with the same options cannot do it twice.
+
+    The text up to its first colon is for everybody: what became of it, and what to do. The rest is for operators.
+    """
+
+    def __init__(self, text: str, *, is_retry_safe: bool) -> None:
+        self.is_retry_safe = is_retry_safe
+        super().__init__(text)
+
+    @property
+    def outcome(self) -> str:
+        """What anybody may be told."""
+        return str(self).partition(":")[0]
+
+
 class ReplyError(HubbubError):
     """Answered to the command that caused it. Applications may raise it with a code from 400 to 1999.
 

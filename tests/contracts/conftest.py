@@ -43,6 +43,9 @@ class Heard:
     def on_notice(self, channel: str, notice: Notice) -> None:
         self.notices[channel].append(notice)
 
+    def on_cut(self) -> None:
+        pass
+
     def on_renewed(self, channels: Iterable[str]) -> None:
         self.renewed.extend(channels)
 
@@ -138,6 +141,10 @@ class MarkedBroker(RedisBroker):
     def on_notice(self, channel: str, notice: Notice) -> None:
         if self._heard is not None:
             self._heard.on_notice(channel, notice)
+
+    def on_cut(self) -> None:
+        if self._heard is not None:
+            self._heard.on_cut()
 
     def on_renewed(self, channels: Iterable[str]) -> None:
         if self._heard is not None:

@@ -1,4 +1,4 @@
-"""What every `Broker` must do besides what a `Source` must: B1 to B6 of `hubbub.brokers.base`.
+"""What every `Broker` must do besides what a `Source` must: B1 to B6, and B9 of `hubbub.brokers.base`.
 
 Nothing here looks inside an implementation. `settle` stands before every assertion on what was announced.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.contracts.broker import KEPT, LIVE, fill, kept, position
 
-from hubbub.brokers.base import Notice, StreamOptions
+from hubbub.brokers.base import Announcement, Notice, StreamOptions
 from hubbub.model import ClientInfo, Publication, Published
 
 if TYPE_CHECKING:
@@ -540,3 +540,23 @@ async def test_b6_size_0_leaves_a_stream_alone(
     await node.broker.publish("c", Publication(b"typing"), LIVE)  # does not prolong
     await pass_time(2)
     assert await kept(node.broker, "c") == []
+
+
+# --- B9
+
+
+async def test_b9_what_has_its_offset_from_elsewhere_arrives_with_it_and_is_kept_nowhere(
+    broker_factory: BrokerFactory, settle: Settle
+) -> None:
+    one, two = await broker_factory(2)
+    await two.broker.subscribe("c")
+    before = (await one.broker.heads(["c"]))["c"]
+    publication = Publication(b'{"text":"hi"}', 42, ClientInfo("ann", "c1", b'{"a":1}'), {"a": "b"})
+    await one.broker.notify("c", Announcement(publication, "7555e5a8.1"))
+    await one.broker.notify("c", Announcement(Publication(b"\x00\xff", 43, None, None, True), "7555e5a8.1"))
+    await settle()
+    assert two.heard.announced["c"] == [
+        (publication, "7555e5a8.1"),
+        (Publication(b"\x00\xff", 43, None, None, True), "7555e5a8.1"),
+    ]
+    assert await one.broker.read("c", 0, 10) == ([], before)

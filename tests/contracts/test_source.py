@@ -1,4 +1,4 @@
-"""What every `Source` must do, tried on brokers: S1 to S5 of `hubbub.brokers.base`."""
+"""What every `Source` must do, tried on brokers: S1 to S6 of `hubbub.brokers.base`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from tests.contracts.broker import KEPT, fill, kept, position
 
 from hubbub.brokers.base import StreamOptions
-from hubbub.model import Position, Publication
+from hubbub.model import ClientInfo, Position, Publication
+from hubbub.source import Known
 
 if TYPE_CHECKING:
     from tests.contracts.conftest import BrokerFactory, Settle, TimePasses
@@ -330,3 +331,47 @@ async def test_s5_other_streams_stay(broker_factory: BrokerFactory) -> None:
     heads = await node.broker.heads(["c", "d"])
     await node.broker.replace_epoch("c", heads["c"].epoch)
     assert (await node.broker.heads(["d"]))["d"] == heads["d"]
+
+
+# --- S6
+
+
+async def test_s6_what_is_held_and_is_there_is_not_altered(broker_factory: BrokerFactory) -> None:
+    (node,) = await broker_factory(1)
+    await fill(node.broker, "a", 3)
+    info = ClientInfo("ann", "c1", b'{"name":"Ann"}')
+    await node.broker.publish("b", Publication(b'"x"', info=info, tags={"a": "b"}), KEPT)
+    await node.broker.publish("b", Publication(b"\x00\xff", binary=True), KEPT)
+    known = {}
+    for channel in ("a", "b"):
+        page = await node.broker.read(channel, 0, 10)
+        for publication in page.publications:
+            known[channel] = Known(page.head.epoch, publication)
+            assert await node.broker.altered(known) == set()
+
+
+async def test_s6_what_is_lost_or_another_one_is_altered(broker_factory: BrokerFactory) -> None:
+    (node,) = await broker_factory(1)
+    heads = {}
+    for channel in ("same", "other", "short", "life", "trimmed"):
+        await fill(node.broker, channel, 3)
+        heads[channel] = (await node.broker.heads([channel]))[channel]
+    await node.broker.remove_history("trimmed")
+    known = {
+        "same": Known(heads["same"].epoch, Publication(b"3", 3)),
+        "other": Known(heads["other"].epoch, Publication(b"another", 3)),
+        "short": Known(heads["short"].epoch, Publication(b"4", 4)),
+        "life": Known("another epoch", Publication(b"another", 3)),
+        "trimmed": Known(heads["trimmed"].epoch, Publication(b"another", 3)),
+        "nobody's": Known("some epoch", Publication(b"1", 1)),
+    }
+    assert await node.broker.altered(known) == {"other", "short"}
+    assert await node.broker.altered({}) == set()
+
+
+async def test_s6_of_many_channels_at_once(broker_factory: BrokerFactory) -> None:
+    (node,) = await broker_factory(1)
+    await fill(node.broker, "c7", 7)
+    head = (await node.broker.heads(["c7"]))["c7"]
+    known = {f"c{number}": Known(head.epoch, Publication(b"x", 8)) for number in range(1500)}
+    assert await node.broker.altered(known) == {"c7"}

@@ -16,10 +16,10 @@ from tests.contracts.broker import KEPT, LIVE, fill, kept, position
 from tests.contracts.conftest import AGE, Node
 
 from hubbub.brokers import redis as broker_module
-from hubbub.brokers.base import Notice, PublishFailed, StreamOptions
+from hubbub.brokers.base import Notice, StreamOptions
 from hubbub.brokers.redis import RedisBroker
 from hubbub.clock import SystemClock
-from hubbub.errors import BackendError
+from hubbub.errors import BackendError, PublishFailed
 from hubbub.model import ClientInfo, Position, Publication
 from hubbub.redis.wire import ConnectionLost
 

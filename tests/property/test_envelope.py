@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hubbub.brokers import envelope
-from hubbub.brokers.base import Notice
-from hubbub.brokers.envelope import Announcement, Unreadable
+from hubbub.brokers.base import Announcement, Notice
+from hubbub.brokers.envelope import Unreadable
 from hubbub.model import ClientInfo, Publication
 from hubbub.payload import json_value
 
@@ -50,6 +50,7 @@ def test_a_body_comes_back(publication: Publication, offset: int) -> None:
 @example(Publication(b" 1 2 "), "a", 1)
 def test_a_kept_publication_comes_back(publication: Publication, epoch: str, offset: int) -> None:
     frame = kept(epoch, offset, envelope.body(publication))
+    assert envelope.kept(publication.at(offset), epoch) == frame
     assert envelope.read(frame) == Announcement(publication.at(offset), epoch)
 
 

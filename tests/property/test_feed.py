@@ -5,14 +5,14 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hubbub.brokers.base import Page
 from hubbub.core.feed import Feed, Question, Step
 from hubbub.core.ring import Ring, RingPool
 from hubbub.model import Position, Publication
+from hubbub.source import Known, Page, is_altered
 
 
 class FeedMachine(RuleBasedStateMachine):
-    """The source is a list that may be trimmed and begun anew; questions are answered when it pleases."""
+    """The source is a list that may be trimmed, begun anew, or lose its end and go on; it answers when it pleases."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,7 +20,9 @@ class FeedMachine(RuleBasedStateMachine):
         self.items: list[Publication] = []
         self.first = 1
         self.air: list[tuple[Publication, str]] = []
-        self.answers: dict[Question, Position | Page] = {}
+        self.lives = 0  # how often the end was lost
+        self.answers: dict[Question, Position | Page | bool] = {}
+        self.known: Known | None = None  # what was asked about
         self.asked: dict[Question, int] = {}
         self.feed = Feed(Ring(RingPool(), 5000))
         self.told = Position("", -1)
@@ -57,11 +59,31 @@ class FeedMachine(RuleBasedStateMachine):
         if position is not None:
             assert question not in self.asked
             self.asked[question] = position.offset
+            if question == "verify":
+                self.known = self.feed.in_doubt
+
+    def look(self, question: Question, limit: int) -> Position | Page | bool:
+        """The source's answer, as of now."""
+        if question == "verify":
+            assert self.known is not None, "only what is in doubt is verified"
+            return is_altered(self.known, self.page(self.known.publication.offset - 1, 1))
+        if question == "read":
+            return self.page(self.asked["read"], limit)
+        if question == "replace" and self.told.epoch == self.head.epoch:
+            self.epoch += 1
+        return self.head
+
+    def take(self, question: Question, answer: Position | Page | bool) -> Step:
+        if isinstance(answer, Page):
+            return self.feed.read_done(answer)
+        if isinstance(answer, bool):
+            return self.feed.verified(is_altered=answer)
+        return self.feed.replaced(answer) if question == "replace" else self.feed.head_seen(answer)
 
     @rule(count=st.integers(1, 4))
     def publish(self, count: int) -> None:
         for _ in range(count):
-            item = Publication(b"%d" % self.epoch, len(self.items) + 1)
+            item = Publication(b"%d.%d" % (self.epoch, self.lives), len(self.items) + 1)
             self.items.append(item)
             self.air.append((item, self.head.epoch))
 
@@ -78,7 +100,7 @@ class FeedMachine(RuleBasedStateMachine):
     def the_source_looks(self, which: int, limit: int) -> None:
         question = sorted(self.asked)[which % len(self.asked)]
         if question not in self.answers:
-            self.answers[question] = self.head if question == "head" else self.page(self.asked[question], limit)
+            self.answers[question] = self.look(question, limit)
 
     @precondition(lambda self: self.answers)
     @rule(which=st.integers(0, 1))
@@ -86,7 +108,7 @@ class FeedMachine(RuleBasedStateMachine):
         question = sorted(self.answers)[which % len(self.answers)]
         answer = self.answers.pop(question)
         del self.asked[question]
-        self.apply(self.feed.read_done(answer) if isinstance(answer, Page) else self.feed.head_seen(answer))
+        self.apply(self.take(question, answer))
 
     @rule()
     def the_head_is_checked(self) -> None:
@@ -94,11 +116,25 @@ class FeedMachine(RuleBasedStateMachine):
 
     @rule(after=st.integers(0, 9), limit=st.integers(1, 5))
     def somebody_returns(self, after: int, limit: int) -> None:
-        self.apply(self.feed.read_back(self.page(after, limit), self.told))
+        self.apply(self.feed.read_back(self.page(min(after, self.told.offset), limit), self.told))
 
     @rule(keep=st.integers(0, 4))
     def trim(self, keep: int) -> None:
         self.first = max(self.first, len(self.items) - keep + 1)
+
+    @rule(count=st.integers(0, 3))
+    def the_end_is_lost(self, count: int) -> None:
+        """A failover, and the connection to the old one is cut: what is on its way from there arrives no more."""
+        is_known = self.feed.doubt()
+        if is_known or not count:  # with nothing at hand it cannot be told, which is the limit of what is promised
+            del self.items[max(0, len(self.items) - count) :]
+            self.lives += 1
+            self.air.clear()
+
+    @rule()
+    def the_connection_is_renewed(self) -> None:
+        if self.feed.in_doubt is not None:
+            self.ask("verify")
 
     @rule()
     def forget(self) -> None:
@@ -108,17 +144,18 @@ class FeedMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_waits_is_asked_about(self) -> None:
-        if self.feed.has_hole:
+        if self.feed.has_hole and self.feed.in_doubt is None:
             assert "read" in self.asked, "a hole that nobody reads for"
         if any(epoch == self.head.epoch for epoch, _ in self.feed._foreign):
             assert self.asked, "the source's epoch waits, and nobody asks about it"
 
     def teardown(self) -> None:
         for _ in range(200):
+            self.the_connection_is_renewed()
             self.ask("head")
             while self.asked:
-                self.the_source_looks(0, 5)
-                self.the_source_looks(1, 5)
+                for which in range(len(self.asked)):
+                    self.the_source_looks(which, 5)
                 self.the_answer_comes(0)
             if self.feed.position == self.head:
                 break

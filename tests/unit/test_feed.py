@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hubbub.brokers.base import Page
 from hubbub.core.feed import NOTHING, Broken, Feed, Step
 from hubbub.core.ring import Ring, RingPool
 from hubbub.model import Position, Publication
+from hubbub.source import Page
 
 
 def publication(offset: int) -> Publication:

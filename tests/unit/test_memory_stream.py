@@ -47,6 +47,9 @@ class Listener:
         self.heard.append(notice)
         self.then()
 
+    def on_cut(self) -> None:
+        pass
+
     def on_renewed(self, channels: Iterable[str]) -> None:
         raise AssertionError("the ties of a broker in this process are never cut")
 

@@ -1,7 +1,7 @@
 """What carries publications between nodes and keeps their short history. The docstrings here are the specification.
 
-Answers for: `Source` (what can be read back, shared by brokers and stores), `Broker` (carries), `BrokerEvents` (what a
-broker says upward). Refuses to know: who listens, how anything is encoded for clients, and what rules a channel has.
+Answers for: `Broker` (carries, and is a `Source`), and `BrokerEvents` (what a broker says upward). Refuses to know: who
+listens, how anything is encoded for clients, and what rules a channel has.
 
 An announcement is a hint that carries the whole publication. It may be lost, late, repeated or out of order without
 harm, because the source can be read. Only the offset that the source gave is the truth.
@@ -9,13 +9,13 @@ harm, because the source can be read. Only the offset that the source gave is th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Coroutine, Iterable, Sequence
+from collections.abc import Collection, Coroutine, Iterable
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
-from hubbub.errors import BackendError
-from hubbub.model import ClientInfo, Position, Publication, Published
+from hubbub.model import ClientInfo, Publication, Published
+from hubbub.source import Source, Stored
 
 #: The channel in which the nodes of an application speak to each other. Names that begin with a control character are
 #: the nodes' own: they are no client's, and no pattern matches them (B8).
@@ -25,21 +25,6 @@ INTERCOM = "\x01orders"
 def is_nodes_own(channel: str) -> bool:
     """Whether no application and no client can have chosen this name."""
     return channel[:1] < " "
-
-
-class Page(NamedTuple):
-    """A piece of a stream, and where the stream stood in the same instant."""
-
-    publications: Sequence[Publication]
-    head: Position
-
-
-class PublishFailed(BackendError):
-    """A publish has no answer, or was refused. `is_retry_safe`: once more with the same options cannot do it twice."""
-
-    def __init__(self, text: str, *, is_retry_safe: bool) -> None:
-        self.is_retry_safe = is_retry_safe
-        super().__init__(text)
 
 
 class StreamOptions(msgspec.Struct, frozen=True, gc=False):
@@ -64,39 +49,11 @@ class Notice(msgspec.Struct, frozen=True, gc=False):
     info: ClientInfo
 
 
-class Source(Protocol):
-    """A place that gives offsets and can be read back.
+class Announcement(NamedTuple):
+    """A publication on its way, and the life of the stream that its offset belongs to: "" where it has none."""
 
-    - S1. Offsets of one epoch are contiguous from 1 and never reused; a stream that lost anything gets another epoch.
-    - S2. A stream exists from the first time that anybody asks for it: its epoch is made then, and stays while anybody
-      listens. One that nothing was ever published in may be forgotten after a minute without listeners.
-    - S3. `read` is one atomic look: its publications and its head belong to the same instant.
-    - S4. Reading forward, publications are contiguous among themselves. The first one may lie beyond `after` + 1: what
-      is missing was trimmed. Forward pages end early only at `limit`, at `max_bytes`, or at the head.
-    - S5. `replace_epoch` gives the stream another epoch if it still has the one that is named: of many calls that name
-      one epoch, one does. Offsets, what is kept, versions and idempotency keys stay. Nothing is announced.
-    """
-
-    async def heads(self, channels: Sequence[str]) -> dict[str, Position]:
-        """Where each of these streams stands. Raises BackendError."""
-        ...
-
-    async def read(
-        self, channel: str, after: int, limit: int, max_bytes: int = 1 << 20, *, reverse: bool = False
-    ) -> Page:
-        """Publications with an offset above `after`, oldest first; reversed: below `after` (0: all), newest first.
-
-        At most `limit` of them (0: only the head) and about `max_bytes`, but always one if there is one. Raises
-        BackendError.
-        """
-        ...
-
-    async def replace_epoch(self, channel: str, epoch: str) -> Position:
-        """The source lost the end of this stream under `epoch`: nobody shall mistake the offsets to come (S5).
-
-        Returns the head, whoever replaced the epoch. Raises BackendError.
-        """
-        ...
+    publication: Publication
+    epoch: str
 
 
 class BrokerEvents(Protocol):
@@ -108,6 +65,10 @@ class BrokerEvents(Protocol):
 
     def on_notice(self, channel: str, notice: Notice) -> None:
         """Somebody came or left."""
+        ...
+
+    def on_cut(self) -> None:
+        """The ties of all channels are cut. Whoever answers next may not be the one that answered before."""
         ...
 
     def on_renewed(self, channels: Iterable[str]) -> None:
@@ -133,6 +94,7 @@ class Broker(Source, Protocol):
     - B8. Once `watch` has returned, what is published by anybody in a channel whose name matches one of its patterns
       is announced here, once, whether the channel is subscribed, too, or matches several of them. Notices are not.
       A call replaces the patterns of the one before; the last call wins.
+    - B9. An announcement given to `notify` arrives with its offset and epoch, and is kept nowhere. At most once.
     """
 
     async def start(self, events: BrokerEvents) -> None:
@@ -155,8 +117,8 @@ class Broker(Source, Protocol):
         """Keep (if so asked) and announce. Raises BackendError; a PublishFailed says whether to publish again."""
         ...
 
-    async def notify(self, channel: str, notice: Notice) -> None:
-        """Announce a notice. Raises BackendError."""
+    async def notify(self, channel: str, said: Notice | Announcement) -> None:
+        """Announce a notice, or what another source has given its offset (B9). Raises BackendError."""
         ...
 
     async def remove_history(self, channel: str) -> None:
@@ -171,11 +133,13 @@ class Broker(Source, Protocol):
         ...
 
 
-class Stored(Protocol):
-    """What can be read of a stream without waiting: the ring of a feed, or a stream that lives in this process."""
+@runtime_checkable
+class Remote(Protocol):
+    """A broker that is elsewhere, and may be away."""
 
-    def range(self, after: int, upto: int) -> Sequence[Publication] | None:
-        """Publications after + 1 to upto, all of them; None if `after` + 1 is not kept (any more)."""
+    @property
+    def is_connected(self) -> bool:
+        """Whether announcements arrive now, as far as anybody can know."""
         ...
 
 

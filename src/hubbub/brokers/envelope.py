@@ -14,11 +14,11 @@ can be written by old nodes and read by new ones, and what an old node cannot re
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import msgspec
 
-from hubbub.brokers.base import Notice
+from hubbub.brokers.base import Announcement, Notice
 from hubbub.errors import BadRequest
 from hubbub.model import ClientInfo, Publication
 from hubbub.payload import json_value
@@ -42,13 +42,6 @@ class Unreadable(ValueError):
     def __init__(self, reason: Reason) -> None:
         self.reason: Reason = reason
         super().__init__(reason)
-
-
-class Announcement(NamedTuple):
-    """A publication as it arrived; `epoch` is empty where it has no offset."""
-
-    publication: Publication
-    epoch: str
 
 
 class _Extras(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -93,6 +86,11 @@ def live(publication: Publication) -> bytes:
     if not publication.binary and publication.info is None and publication.tags is None and _is_json(data):
         return data
     return _LIVE_HEAD + body(publication)
+
+
+def kept(publication: Publication, epoch: str) -> bytes:
+    """A publication that is kept, by whoever gave its offset. `scripts` makes the same where Redis gives it."""
+    return b"\xc1\x01p%b %d %b" % (epoch.encode("ascii"), publication.offset, body(publication))
 
 
 def notice(said: Notice) -> bytes:

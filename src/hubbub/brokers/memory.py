@@ -8,15 +8,16 @@ What is dropped for lack of room is counted: see `MemoryBroker.counts`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from hubbub.brokers.base import BrokerEvents, Notice, Page, StreamOptions
+from hubbub.brokers.base import Announcement, BrokerEvents, Notice, StreamOptions
 from hubbub.brokers.exchange import MAX_STREAMS, META_TTL, Exchange
 from hubbub.brokers.globs import any_matcher
 from hubbub.brokers.stream import MAX_BYTES, Stream
 from hubbub.clock import TimerWheel
 from hubbub.errors import BackendError
 from hubbub.model import Position, Publication, Published
+from hubbub.source import Known, Page, altered_by_reading
 
 __all__ = ["MemoryBroker", "Exchange", "Stream"]
 
@@ -92,9 +93,12 @@ class MemoryBroker:
             publication = publication.at(0)
         return Published(None, self.exchange.announce(channel, publication, ""))
 
-    async def notify(self, channel: str, notice: Notice) -> None:
-        """Announce a notice."""
-        self.exchange.notify(channel, notice)
+    async def notify(self, channel: str, said: Notice | Announcement) -> None:
+        """Announce a notice, or what has its offset from elsewhere."""
+        if isinstance(said, Notice):
+            self.exchange.notify(channel, said)
+        else:
+            self.exchange.announce(channel, *said)
 
     async def remove_history(self, channel: str) -> None:
         """Let go of what is kept in `channel`."""
@@ -121,6 +125,10 @@ class MemoryBroker:
             stream.clear()
         look = stream.page_back if reverse else stream.page
         return Page(look(after, limit, max_bytes), stream.head)
+
+    async def altered(self, known: Mapping[str, Known]) -> set[str]:
+        """Which of these are not what is held here."""
+        return await altered_by_reading(self, known)
 
     async def replace_epoch(self, channel: str, epoch: str) -> Position:
         """Give the stream another epoch if it still has this one."""

@@ -2,15 +2,8 @@
 
 Answers for: B1 to B8 and S1 to S5 over a server that may be slow, gone, emptied or replaced at any time: each step is
 one script, each call has a deadline, what may be repeated is, and an error says what became of the publish. Refuses to
-know: sockets and reconnecting (`redis.pipeline`, `redis.subscription`), what a frame looks like (`envelope`), rules
-and clients.
-
-Keys, all under the application's name, all with a TTL, the channel in a hash tag for the day of Cluster:
-
-    NAME:m:{CHANNEL}             meta of a stream: 30 days; unless published into, one minute, three while listened to
-    NAME:l:{CHANNEL}             what is kept: the channel's TTL
-    NAME:k:LENGTH:{CHANNEL}:KEY  what became of a publish with an idempotency key: 5 minutes (LENGTH is CHANNEL's)
-    NAME:n:{CHANNEL}:NONCE       the same for one without: as long as it may be tried again
+know: sockets and reconnecting (`redis.pipeline`, `redis.subscription`), the words of a question and its keys (`calls`),
+what a frame looks like (`envelope`), rules and clients.
 """
 
 from __future__ import annotations
@@ -18,44 +11,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
-import string
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Any, Final
 
-from hubbub.brokers import envelope, scripts
-from hubbub.brokers.base import BrokerEvents, Notice, Page, PublishFailed, StreamOptions, is_nodes_own
-from hubbub.brokers.envelope import Announcement, Unreadable
+from hubbub.brokers import calls, envelope
+from hubbub.brokers.base import Announcement, BrokerEvents, Notice, StreamOptions, is_nodes_own
+from hubbub.brokers.calls import ASKED_TTL, DEADLINE, LISTENED_TTL, PAUSE, Call, Calls
+from hubbub.brokers.envelope import Unreadable
 from hubbub.brokers.globs import Matcher, any_matcher
 from hubbub.clock import Clock
 from hubbub.errors import BackendError
 from hubbub.model import Position, Publication, Published
-from hubbub.redis.pipeline import Pipeline, Script
+from hubbub.redis.outages import Outages
+from hubbub.redis.pipeline import Pipeline
 from hubbub.redis.subscription import Ears
 from hubbub.redis.topology import endpoint_of
-from hubbub.redis.wire import RENEWING, ConnectionLost, RedisError, Word
+from hubbub.redis.wire import ConnectionLost, RedisError
+from hubbub.source import Known, Page
 from hubbub.sparing import SparingLog
 
 log = logging.getLogger(__name__)
 
-#: Seconds that every call has, its repetitions included.
-DEADLINE: Final = 5.0
-#: Seconds that an idempotency key is remembered (B3), and what we use in its place: longer than a call and a failover.
-KEY_TTL, NONCE_TTL = 300, 15
-#: Seconds that a head outlives the last use of it, at least, if something was published; see `exchange.META_TTL`.
-META_TTL: Final = 30 * 86400
-#: The same for a stream into which nothing was ever published: while nobody here listens, and while somebody does.
-ASKED_TTL, LISTENED_TTL = 60, 180
 #: Seconds between two reminders of those that are listened to. Three may fail.
 REMIND_EVERY: Final = 45.0
 #: Channels in one script: the server does nothing else meanwhile, for about half a millisecond.
 BATCH: Final = 512
-
-#: Seconds between two attempts. The pipeline itself waits for the connection: this is for a server that refuses.
-_PAUSE: Final = 0.1
-_LETTERS: Final = (string.ascii_letters.encode() * 5)[:256]
 
 
 class RedisBroker:
@@ -65,20 +47,27 @@ class RedisBroker:
     """
 
     def __init__(self, url: str, *, name: str, prefix: str = "", clock: Clock) -> None:
-        self._name = name
+        self._calls = Calls(name, prefix)
         self._prefix = prefix
         self._clock = clock
         self._counts: Counter[str] = Counter()
+        self._outages = Outages(clock=clock, count=self._count)
         self._commands = Pipeline(
-            endpoint_of(url, client_name=f"{name}-commands"), clock=clock, deadline=DEADLINE, observer=self._count
+            endpoint_of(url, client_name=f"{name}-commands"),
+            clock=clock,
+            deadline=DEADLINE,
+            observer=self._count,
+            outages=self._outages,
         )
         self._ears = Ears(
             endpoint_of(url, client_name=f"{name}-ears"),
             clock=clock,
             on_message=self._hear,
+            on_cut=self._cut,
             on_renewed=self._renewed,
             count=self._count,
             publish=self._probe,
+            outages=self._outages,
         )
         self._events: BrokerEvents | None = None
         self._reminding: asyncio.Task[None] | None = None
@@ -87,9 +76,6 @@ class RedisBroker:
         self._patterns: frozenset[str] = frozenset()  # of the last watch that succeeded
         self._watching: list[frozenset[str]] = []  # of those under way
         self._matches: Matcher | None = None
-        # Names publishes and epochs. A number after random letters: randomness for each costs as much as all the rest.
-        self._token = os.urandom(8).translate(_LETTERS).decode()
-        self._nonces = 0
         self._sparing = SparingLog(log)
 
     # --- life
@@ -125,8 +111,11 @@ class RedisBroker:
         return self._events is not None
 
     def counts(self) -> dict[str, int]:
-        """What happened to the connections, and what arrived and was refused."""
-        return dict(self._counts)
+        """What happened to the connections, and what arrived and was refused.
+
+        `redis_down_seconds` is no count: for how long the server has been out of reach, 0 if it is not.
+        """
+        return {**self._counts, "redis_down_seconds": self._outages.seconds}
 
     # --- publishing
 
@@ -136,63 +125,26 @@ class RedisBroker:
         With `size` above 0 or a key it cannot. Without both, it is tried again only if it was certainly not sent.
         Raises PublishFailed.
         """
-        if options.size > 0:
-            return await self._publish_kept(channel, publication, options)
-        message = envelope.live(publication)
-        target = self._prefix + channel
-        if not options.idempotency_key:
-            await self._try_publish(lambda left: self._commands.call("PUBLISH", target, message, deadline=left))
-            return Published()
-        keys = [self._result_key(channel, options.idempotency_key)]
-        arguments = (target, message, KEY_TTL * 1000)
-        before = await self._try_publish(
-            lambda left: self._commands.run(scripts.PUBLISH_LIVE, keys, arguments, deadline=left),
-            once="key",
-        )
-        return Published() if before is None else _published(before, is_duplicate=True)
-
-    async def _publish_kept(self, channel: str, publication: Publication, options: StreamOptions) -> Published:
-        nonce = self._nonce()
-        key = options.idempotency_key
-        result = self._result_key(channel, key) if key else f"{self._name}:n:{{{channel}}}:{nonce}"
-        arguments = (
-            envelope.body(publication),
-            options.size,
-            int(options.ttl * 1000),
-            self._prefix + channel,
-            nonce,
-            max(META_TTL, int(options.ttl) + ASKED_TTL),
-            (KEY_TTL if key else NONCE_TTL) * 1000,
-            f"{options.version:020}" if options.version else "",
-            options.version_epoch,
-        )
-        keys = [self._meta(channel), self._list(channel), result]
-        tries = 0
-
-        def run(left: float) -> Awaitable[Any]:
-            nonlocal tries
-            tries += 1
-            return self._commands.run(scripts.PUBLISH, keys, arguments, deadline=left)
-
-        at, is_duplicate = await self._try_publish(run, once="key" if key else "nonce")
-        # What one of our own attempts left there is no duplicate.
-        return _published(at, is_duplicate=bool(is_duplicate) and (bool(key) or tries == 1))
-
-    async def _try_publish(self, ask: Callable[[float], Awaitable[Any]], *, once: str = "") -> Any:
-        """`once`: by what the server knows a repetition; nothing if it does not."""
+        call = self._calls.publish(channel, publication, options)
+        began, is_first = self._clock.now(), True
         try:
-            return await self._persist(ask, is_repeatable=bool(once))
+            try:  # as `_ask` does; see `_attempt` for why it is not called
+                reply = await self._attempt(call, DEADLINE)
+            except (ConnectionLost, RedisError) as error:
+                is_first = False
+                reply = await self._persist(call, began, error)
         except BackendError as error:
-            was_sent = isinstance(error, ConnectionLost) and error.was_sent
-            raise PublishFailed(_outcome(error, was_sent, once), is_retry_safe=not was_sent or once == "key") from error
+            raise calls.publish_failed(error, call.once) from error
+        return calls.published(call, reply, is_first=is_first)
 
-    async def notify(self, channel: str, notice: Notice) -> None:
-        """Announce a notice."""
-        message = envelope.notice(notice)
-        await self._persist(
-            lambda left: self._commands.call("PUBLISH", self._prefix + channel, message, deadline=left),
-            is_repeatable=False,
-        )
+    async def notify(self, channel: str, said: Notice | Announcement) -> None:
+        """Announce a notice, or what has its offset from elsewhere."""
+        await self._ask(self._calls.notify(channel, said))
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether announcements arrive."""
+        return self._ears.is_connected
 
     # --- the source
 
@@ -204,10 +156,7 @@ class RedisBroker:
         return {channel: head for piece in pieces for channel, head in piece}
 
     async def _heads(self, channels: Sequence[str]) -> list[tuple[str, Position]]:
-        keys = [self._meta(channel) for channel in channels]
-        arguments: list[Word] = [self._nonce(), META_TTL, *map(self._asked_ttl, channels)]
-        flat = await self._ask(scripts.HEADS, keys, arguments)
-        heads = [Position(epoch.decode(), top) for epoch, top in zip(flat[::2], flat[1::2], strict=True)]
+        heads = calls.heads(await self._ask(self._calls.heads(channels, map(self._asked_ttl, channels))))
         for channel, head in zip(channels, heads, strict=True):
             self._seen(channel, head)
         return list(zip(channels, heads, strict=True))
@@ -216,41 +165,29 @@ class RedisBroker:
         self, channel: str, after: int, limit: int, max_bytes: int = 1 << 20, *, reverse: bool = False
     ) -> Page:
         """A page and the head, of the same instant."""
-        arguments = (
-            *(after, max(limit, 0), max_bytes, int(reverse)),
-            *(self._nonce(), self._asked_ttl(channel), META_TTL),
-        )
-        epoch, top, start, bodies = await self._ask(scripts.READ, [self._meta(channel), self._list(channel)], arguments)
-        head = Position(epoch.decode(), top)
-        self._seen(channel, head)
-        step = -1 if reverse else 1
-        offsets = range(start, start + step * len(bodies), step)
-        return Page(self._readable(channel, bodies, offsets), head)
-
-    def _readable(self, channel: str, bodies: Sequence[bytes], offsets: Iterable[int]) -> list[Publication]:
-        """As publications. What a newer node wrote differently is, to this one, not kept: a page never goes over it."""
-        page: list[Publication] = []
-        for body, offset in zip(bodies, offsets, strict=True):
-            try:
-                page.append(envelope.of_body(body, offset))
-            except Unreadable as error:
-                self._refuse(channel, error)
-                if page:
-                    break
-        if bodies and not page:
-            raise BackendError(
-                f"what is kept in {channel!r} cannot be read: it is of a newer version, upgrade this node"
-            )
+        ttl = self._asked_ttl(channel)
+        reply = await self._ask(self._calls.read(channel, after, limit, max_bytes, reverse=reverse, ttl=ttl))
+        page = calls.page(channel, reply, reverse=reverse, refuse=self._refuse)
+        self._seen(channel, page.head)
         return page
 
     async def remove_history(self, channel: str) -> None:
         """Let go of what is kept in `channel`."""
-        await self._persist(lambda left: self._commands.call("DEL", self._list(channel), deadline=left))
+        await self._ask(self._calls.remove_history(channel))
+
+    async def altered(self, known: Mapping[str, Known]) -> set[str]:
+        """Which of these are not what is held here."""
+        channels = list(known)
+        found: set[str] = set()
+        for start in range(0, len(channels), BATCH):
+            some = {channel: known[channel] for channel in channels[start : start + BATCH]}
+            flags = await self._ask(self._calls.altered(some))
+            found.update(channel for channel, flag in zip(some, flags, strict=True) if flag)
+        return found
 
     async def replace_epoch(self, channel: str, epoch: str) -> Position:
         """Give the stream another epoch if it still has this one."""
-        keys = [self._meta(channel), self._list(channel)]
-        found, top = await self._ask(scripts.REPLACE, keys, (epoch, self._nonce(), self._asked_ttl(channel), META_TTL))
+        found, top = await self._ask(self._calls.replace_epoch(channel, epoch, self._asked_ttl(channel)))
         return Position(found.decode(), top)
 
     # --- listening
@@ -259,13 +196,13 @@ class RedisBroker:
         """Hear what is announced in `channel`."""
         # Not taken back when it fails: another call may have succeeded, and what is not wanted is not sent.
         self._channels.add(channel)
-        await self._ears.subscribe(self._prefix + channel)
+        await self._ears.subscribe(self._calls.target(channel))
 
     async def unsubscribe(self, channel: str) -> None:
         """Hear it no more."""
         self._channels.discard(channel)
         self._asked.discard(channel)
-        await self._ears.unsubscribe(self._prefix + channel)
+        await self._ears.unsubscribe(self._calls.target(channel))
 
     async def watch(self, patterns: Collection[str]) -> None:
         """Hear what is published wherever one of these globs matches."""
@@ -288,7 +225,7 @@ class RedisBroker:
         events = self._events
         if events is None:
             return
-        channel = channel[len(self._prefix) :]
+        channel = self._calls.channel(channel)
         is_subscribed = channel in self._channels
         if not is_subscribed and (self._matches is None or is_nodes_own(channel) or not self._matches(channel)):
             return
@@ -302,14 +239,18 @@ class RedisBroker:
         elif is_subscribed and type(what) is Notice:
             events.on_notice(channel, what)
 
+    def _cut(self) -> None:
+        if self._events is not None:
+            self._events.on_cut()
+
     def _renewed(self, channels: list[str]) -> None:
         if self._events is not None:
-            self._events.on_renewed([channel[len(self._prefix) :] for channel in channels])
+            self._events.on_renewed([*map(self._calls.channel, channels)])
 
     def _refuse(self, channel: str, error: Unreadable) -> None:
         self._count(f"message_{error.reason}")
         self._sparing.warning(
-            error.reason, self._clock.now(), "a message in channel %r is dropped: %s", channel, _WHY[error.reason]
+            error.reason, self._clock.now(), "a message in channel %r is dropped: %s", channel, calls.WHY[error.reason]
         )
 
     # --- streams that only wait
@@ -335,78 +276,43 @@ class RedisBroker:
 
     # --- asking
 
-    async def _ask(self, script: Script, keys: Sequence[str], arguments: Sequence[Word]) -> Any:
-        return await self._persist(lambda left: self._commands.run(script, keys, arguments, deadline=left))
+    async def _ask(self, call: Call) -> Any:
+        """The reply. Raises BackendError."""
+        began = self._clock.now()
+        try:
+            return await self._attempt(call, DEADLINE)
+        except (ConnectionLost, RedisError) as error:
+            return await self._persist(call, began, error)
 
-    async def _persist(self, ask: Callable[[float], Awaitable[Any]], *, is_repeatable: bool = True) -> Any:
-        """Ask until there is an answer, or DEADLINE has passed, or asking again could do it twice.
-
-        Raises BackendError; a ConnectionLost whose `was_sent` speaks for all attempts.
-        """
+    def _attempt(self, call: Call, left: float) -> Awaitable[Any]:
+        """Ask once, for at most `left` seconds. No coroutine: each on the way is paid for by every publish."""
         if self._events is None:
             raise BackendError("the Redis broker is not running")
-        now = self._clock.now
-        end = now() + DEADLINE
+        if call.script is None:
+            return self._commands.call(*call.words, deadline=left)
+        return self._commands.run(call.script, call.keys, call.words, deadline=left)
+
+    async def _persist(self, call: Call, began: float, error: ConnectionLost | RedisError) -> Any:
+        """The first attempt ended with `error`: ask until there is an answer, or DEADLINE has passed since `began`, or
+        asking again could do it twice. Raises BackendError; a ConnectionLost whose `was_sent` speaks for all attempts.
+        """
+        now, end = self._clock.now, began + DEADLINE
         was_sent = False
         while True:
+            was_sent = calls.go_on(
+                error, was_sent=was_sent, is_repeatable=call.is_repeatable, is_late=now() + PAUSE >= end
+            )
+            await asyncio.sleep(PAUSE)
             try:
-                return await ask(max(end - now(), _PAUSE))
-            except (ConnectionLost, RedisError) as error:
-                if isinstance(error, ConnectionLost):
-                    was_sent = was_sent or error.was_sent
-                    is_final = was_sent and not is_repeatable
-                else:
-                    is_final = error.kind not in RENEWING
-                if is_final or now() + _PAUSE >= end:
-                    if was_sent:
-                        raise ConnectionLost(str(error), was_sent=True) from error
-                    raise
-            await asyncio.sleep(_PAUSE)
+                return await self._attempt(call, max(end - now(), PAUSE))
+            except (ConnectionLost, RedisError) as again:
+                error = again
 
     async def _probe(self, channel: bytes, data: bytes) -> None:
         await self._commands.call("PUBLISH", channel, data)
 
     def _count(self, event: str) -> None:
         self._counts[event] += 1
-
-    # --- names
-
-    def _meta(self, channel: str) -> str:
-        return f"{self._name}:m:{{{channel}}}"
-
-    def _list(self, channel: str) -> str:
-        return f"{self._name}:l:{{{channel}}}"
-
-    def _result_key(self, channel: str, key: str) -> str:
-        # With the length, or a brace in a channel or key would make two of them one.
-        return f"{self._name}:k:{len(channel)}:{{{channel}}}:{key}"
-
-    def _nonce(self) -> str:
-        self._nonces += 1
-        return f"{self._token}{self._nonces}"
-
-
-_WHY: Final = {
-    "newer": "it is a frame of a newer version, upgrade this node",
-    "broken": "it begins like a frame of ours and is none",
-    "too_large": f"it is over {envelope.MAX_BYTES} bytes, publish a reference instead",
-    "not_text": "it is neither JSON nor UTF-8 text, publish one of these",
-}
-
-
-def _published(at: bytes, *, is_duplicate: bool) -> Published:
-    """What a script said: "epoch offset", or nothing for what has no offset."""
-    epoch, _, offset = at.partition(b" ")
-    return Published(Position(epoch.decode(), int(offset)) if at else None, None, is_duplicate)
-
-
-def _outcome(error: BackendError, was_sent: bool, once: str) -> str:
-    """What an application is to know of a publish that failed."""
-    if not was_sent:
-        return f"not published, publish again: {error}"
-    if once == "key":
-        return f"perhaps published, publish again with the same idempotency key: {error}"
-    return f"perhaps published, and publishing again may do it twice (give an idempotency key): {error}"
 
 
 def _literally(text: str) -> str:

@@ -152,6 +152,23 @@ return {epoch, top, start, bodies}
 """
 )
 
+#: KEYS: meta and list of each. ARGV: epoch, offset and SHA-1 of the body of each. Answers: 1 for each that is altered.
+ALTERED: Final = Script(
+    """
+local altered = {}
+for number = 1, #KEYS / 2 do
+  local head = redis.call('HMGET', KEYS[2 * number - 1], 'e', 's')
+  local offset, top = tonumber(ARGV[3 * number - 1]), tonumber(head[2] or 0)
+  altered[number] = 0
+  if head[1] == ARGV[3 * number - 2] then
+    local body = redis.call('LINDEX', KEYS[2 * number], offset - top - 1)  -- -1 is the last one
+    if top < offset or (body and redis.sha1hex(body) ~= ARGV[3 * number]) then altered[number] = 1 end
+  end
+end
+return altered
+"""
+)
+
 #: KEYS: meta, list. ARGV: the epoch that is no more, nonce, seconds for what was asked for, and for the other.
 #: Answers: epoch and top.
 REPLACE: Final = Script(

@@ -8,7 +8,10 @@ algorithm is section 2 of docs/design/delivery.md.
 Invariants:
 - Between two breaks, what the steps tell to broadcast is contiguous and begins right after the position of the start.
 - `position` is the place of the last publication told to broadcast, and None only before `start`.
-- At most one read and at most one head question are under way; whoever answers calls `read_done` or `head_seen` once.
+- At most one of each question is under way; whoever answers calls `read_done`, `head_seen`, `replaced` or `verified`
+  once.
+- In doubt nothing is broadcast: the source may have become another one, which goes on under the same epoch as if what
+  it lost had never been.
 """
 
 from __future__ import annotations
@@ -16,11 +19,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from hubbub.brokers.base import Page, Stored
 from hubbub.core.ring import Ring
 from hubbub.model import Position, Publication
+from hubbub.source import Known, Page, Stored
 
-Question = Literal["head", "read", "replace"]
+Question = Literal["head", "read", "replace", "verify"]
 Cause = Literal["epoch", "rollback", "trimmed"]
 
 
@@ -66,6 +69,7 @@ class Feed:
         "_doubted",
         "_foreign",
         "_foreign_is_news",
+        "_held_last",
         "_hole_reads",
         "_overflowed",
         "_pending",
@@ -94,6 +98,7 @@ class Feed:
         self._hole_reads = 0
         self._overflowed = False
         self._doubted = False  # a head was wanted before there was a position to compare it with
+        self._held_last: Publication | None = None  # in doubt: what the source has to hold, too
         self._foreign_is_news = False  # some came after the head that is under way was asked for
 
     # events ---------------------------------------------------------------------------------------------------------
@@ -110,6 +115,10 @@ class Feed:
         offset = publication.offset
         if self._asked and "replace" in self._asked and position is not None and epoch == position.epoch:
             return NOTHING  # of what comes after the loss; it is in the source, under the epoch to come
+        if self._held_last is not None and position is not None and epoch == position.epoch:
+            if offset > position.offset:
+                self._hold(publication)
+            return NOTHING
         if position is None or epoch != position.epoch:
             self._hold_foreign(publication, epoch)
             return NOTHING if position is None else Step(ask="head", soon=True)
@@ -120,7 +129,7 @@ class Feed:
             return self._continue([publication])
         if offset <= position.offset:
             self._count("repeated")
-            return NOTHING
+            return Step(ask="verify", soon=True) if self._is_another(publication) and self.doubt() else NOTHING
         self._hold(publication)
         return Step(ask="read")
 
@@ -138,6 +147,36 @@ class Feed:
             self._foreign_is_news = False
         return self.position
 
+    def doubt(self) -> bool:
+        """The source may have become another one. False if there is nothing at hand to tell it by."""
+        if self._held_last is None and self.position is not None:
+            newest = self.stored.range(self.position.offset - 1, self.position.offset)
+            self._held_last = newest[0] if newest else None
+        if "verify" in self._asked:
+            self._asked["verify"] = STALE  # of whoever was there before
+        if self._held_last is not None:  # what waits may be lost with it, and what is not is in the source
+            self._pending.clear()
+            self._foreign.clear()
+        return self._held_last is not None
+
+    @property
+    def in_doubt(self) -> Known | None:
+        """What the source is to be asked about."""
+        return Known(self._position.epoch, self._held_last) if self._held_last is not None else None
+
+    def verified(self, *, is_altered: bool) -> Step:
+        """Whether the source has lost what we hold, in answer to `ask("verify")`."""
+        noted = self._asked.pop("verify")
+        if self._held_last is None or "replace" in self._asked:
+            return NOTHING
+        if noted is STALE:
+            return Step(ask="verify", soon=True)
+        self._held_last = None
+        if is_altered:
+            return ROLLED_BACK
+        step = self._continue([])
+        return step if step.ask is not None else step._replace(ask="head", soon=True)
+
     def failed(self, question: Question) -> None:
         """The source could not be asked."""
         self._asked.pop(question, None)
@@ -154,6 +193,8 @@ class Feed:
             return self._break("epoch", head)
         if head.offset < noted.offset:
             return ROLLED_BACK
+        if self._held_last is not None:
+            return NOTHING  # it is asked again once that is verified
         if self._foreign_is_news:  # a head asked for before these came cannot disown them
             return Step(ask="head", soon=True)
         self._drop_foreign()
@@ -171,6 +212,8 @@ class Feed:
             return self._break("epoch", page.head)
         if page.head.offset < noted.offset:
             return ROLLED_BACK
+        if self._held_last is not None:
+            return NOTHING
         return self._merge(page)
 
     def replaced(self, head: Position) -> Step:
@@ -192,6 +235,8 @@ class Feed:
             if noted.epoch == self._position.epoch:  # where we stood when it was asked for: no break has come since
                 return self._break("epoch", page.head)
             return Step(ask="head", soon=True)
+        if self._held_last is not None:
+            return NOTHING
         older: list[Publication] = []
         broadcast: list[Publication] = []
         for publication in page.publications:
@@ -200,6 +245,8 @@ class Feed:
             elif publication.offset == self._position.offset + 1 or self.skips:
                 self._advance(publication)
                 broadcast.append(publication)
+            else:  # it is we who are late, and not who returns
+                return self._break("trimmed", page.head)
         if self._ring is not None and older and (self._ring or older[-1].offset == self._position.offset):
             self._ring.extend_back(older)
         step = self._continue(broadcast)
@@ -247,6 +294,11 @@ class Feed:
         assert self.position is not None, "answers come only to questions, and those only after the start"
         return self.position
 
+    def _is_another(self, publication: Publication) -> bool:
+        """Whether we hold another one at its offset."""
+        held = self.stored.range(publication.offset - 1, publication.offset)
+        return bool(held) and held is not None and held[0] != publication
+
     def _advance(self, publication: Publication) -> None:
         self.position = Position(self._position.epoch, publication.offset)
         self._hole_reads = 0
@@ -284,7 +336,7 @@ class Feed:
         step = self._continue(broadcast)
         if behind and self._position.offset < page.head.offset:
             return Step(broadcast=broadcast, ask="read", soon=True)  # the page ended at its limit
-        return self._doubt(step, page.head)
+        return self._disown(step, page.head)
 
     def _jump(self, head: Position, broadcast: list[Publication]) -> Step:
         """The source kept nothing of what it gave offsets to. Where skipping is allowed, that is no loss."""
@@ -293,7 +345,7 @@ class Feed:
         self.position = head
         return self._continue(broadcast)
 
-    def _doubt(self, step: Step, head: Position) -> Step:
+    def _disown(self, step: Step, head: Position) -> Step:
         """A hole that reads do not close, and behind it only what lies beyond the head: that was never published."""
         if step.ask is None:
             return step
@@ -311,6 +363,7 @@ class Feed:
         """Start again at `head`. Subscribers come back with the position from before, and recover what there is."""
         old = self._position
         self.position = head
+        self._held_last = None
         for question in self._asked:
             self._asked[question] = STALE
         if cause != "trimmed":

@@ -1,9 +1,11 @@
 """All feeds of a node: the sleeve of I/O around the pure ones.
 
 Answers for: the broker's subscription of every channel with listeners, its feed's questions to the source (bounded,
-many heads in one round trip), checks after silence and after renewed connections, and reading back for those who
-return: one read per channel, however many wait for it. Refuses to know: clients, and what becomes of a break: it is
-told upward.
+many heads in one round trip), checks after silence and after renewed connections, polling the store while the broker is
+away, and reading back for those who return: one read per channel, however many wait for it. Refuses to know: clients,
+and what becomes of a break: it is told upward.
+
+The source of a durable channel is the store, that of every other one the broker.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import TypeVar
 
-from hubbub.brokers.base import Broker, HoldsStreams, Notice, Page
+from hubbub.brokers.base import Broker, HoldsStreams, Notice, Remote
 from hubbub.clock import Timer, TimerWheel
 from hubbub.core import eager
 from hubbub.core.feed import Broken, Feed, Question, Step
@@ -22,6 +25,8 @@ from hubbub.core.ring import Ring, RingPool
 from hubbub.core.tasks import Tasks
 from hubbub.errors import BackendError, InternalError
 from hubbub.model import Position, Publication
+from hubbub.source import Known, Page, Source, Stored
+from hubbub.stores.base import Store
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +40,10 @@ READS_AT_ONCE, HEADS_AT_ONCE = 64, 512
 OPEN_TIMEOUT = 2.0
 #: Seconds until a failed question is asked again.
 RETRY = 1.0
+#: Seconds between two looks at the store: at channels that heard nothing, and at all while the broker is away.
+STORE_CHECK, POLL = 5.0, 1.0
+#: Seconds that an announcement of another process may be late: two that commit at once announce in any order.
+STORE_PATIENCE = 0.04
 #: Times that a read back may find the ring moved on before the client is told to come again.
 READ_BACK_TRIES = 4
 
@@ -42,10 +51,24 @@ READ_BACK_TRIES = 4
 class Tie:
     """What binds one channel to the broker: the subscription, and the questions under way."""
 
-    __slots__ = ("back", "back_from", "channel", "heard", "linger", "oldest", "opening", "patience", "retry")
+    __slots__ = (
+        "back",
+        "back_from",
+        "channel",
+        "heard",
+        "is_deaf",
+        "linger",
+        "oldest",
+        "opening",
+        "patience",
+        "retry",
+        "source",
+    )
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, source: Source) -> None:
         self.channel = channel
+        self.source = source
+        self.is_deaf = False  # the broker could not be asked to tell of it
         self.opening: asyncio.Future[None] | None = None
         self.linger: Timer | None = None
         self.patience: Timer | None = None
@@ -72,6 +95,7 @@ class Feeds:
         timers: TimerWheel,
         tasks: Tasks,
         on_broken: Callable[[Channel, Broken], None],
+        store: Store | None = None,
         patience: float = 0.0,
         grace: float = 5.0,
         check: float = 40.0,
@@ -91,14 +115,21 @@ class Feeds:
         self.rings = RingPool()
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._heads_wanted: dict[str, None] = {}
+        self._doubted: dict[str, None] = {}  # channels of which it is to be asked whether their source is the same
         self._is_asking_heads = False
         self._silence: Timer | None = None
         self._local = broker if isinstance(broker, HoldsStreams) else None
+        self._remote = broker if isinstance(broker, Remote) else None
+        self._store = store
+        self._polling: Timer | None = None
+        self._polls = 0
 
     def start(self) -> None:
         """Begin to watch for silence. A broker in this process loses nothing, and is not asked."""
         if self._local is None:
             self._silence = self._timers.after(self._check, self._check_silent)
+        if self._store is not None and (self._remote is not None or self._store.is_shared):
+            self._polling = self._timers.after(POLL, self._poll)
 
     def stop(self) -> None:
         """Forget all channels: the broker does too, and who starts again begins anew."""
@@ -109,10 +140,12 @@ class Feeds:
             self._forget_ring(tie.channel)
         self._ties.clear()
         self._heads_wanted.clear()
+        self._doubted.clear()
         self.hub.channels.clear()
-        if self._silence is not None:
-            self._silence.cancel()
-            self._silence = None
+        for timer in (self._silence, self._polling):
+            if timer is not None:
+                timer.cancel()
+        self._silence = self._polling = None
 
     # opening and closing --------------------------------------------------------------------------------------------
 
@@ -120,7 +153,7 @@ class Feeds:
         """Return once everything published in `channel` is heard here. Raises InternalError (100), which SDKs retry."""
         tie = self._ties.get(channel.name)
         if tie is None:
-            tie = self._ties[channel.name] = Tie(channel)
+            tie = self._ties[channel.name] = Tie(channel, self._source_of(channel))
             try:
                 _, rest = eager.begin(self._open(tie))
             except BackendError as error:
@@ -136,17 +169,20 @@ class Feeds:
             except (TimeoutError, BackendError) as error:
                 raise self._unavailable("open_failed") from error
 
+    def _source_of(self, channel: Channel) -> Source:
+        return self._store if self._store is not None and channel.rules.is_durable else self.broker
+
     async def _open(self, tie: Tie) -> None:
         channel = tie.channel
         try:
             if channel.rules.has_memory:
-                stored = Ring(self.rings) if self._local is None else self._local.stored(channel.name)
-                channel.feed = Feed(stored, skips=channel.rules.delivery == "latest", counts=self.counts)
-            await self.broker.subscribe(channel.name)
+                skips = channel.rules.delivery == "latest"
+                channel.feed = Feed(self._local_of(tie) or Ring(self.rings), skips=skips, counts=self.counts)
+            await self._listen(tie)
             if channel.feed is not None:
-                heads = await self.broker.heads([channel.name])
+                heads = await tie.source.heads([channel.name])
                 self._apply(tie, channel.feed.start(heads[channel.name]))
-        except BackendError:
+        except BaseException:  # whatever it is: nobody may listen to a channel of which nothing is heard
             if self._ties.get(channel.name) is tie:
                 del self._ties[channel.name]
                 self.hub.channels.pop(channel.name, None)
@@ -154,6 +190,24 @@ class Feeds:
             raise
         finally:
             tie.opening = None
+
+    def _local_of(self, tie: Tie) -> Stored | None:
+        """Its stream, where that is in this process."""
+        is_local = self._local is not None and tie.source is self.broker
+        return self._local.stored(tie.channel.name) if self._local is not None and is_local else None
+
+    async def _listen(self, tie: Tie) -> None:
+        """Have the broker tell of it. A durable channel can do without: it is polled meanwhile. Raises BackendError."""
+        if tie.source is not self.broker and self._remote is not None and not self._remote.is_connected:
+            tie.is_deaf = True
+            return
+        try:
+            await self.broker.subscribe(tie.channel.name)
+            tie.is_deaf = False
+        except BackendError:
+            if tie.source is self.broker:
+                raise
+            tie.is_deaf = True
 
     def close(self, channel: Channel) -> None:
         """Nobody listens any more; end it after the grace, unless somebody comes back."""
@@ -207,18 +261,30 @@ class Feeds:
         else:
             self._apply(tie, feed.announced(publication, epoch))
 
+    def offer(self, channel: str, publication: Publication, epoch: str) -> None:
+        """Committed here: to the feed at once. That others hear of it, `overhear` included, is the broker's affair."""
+        tie = self._ties.get(channel)
+        if tie is not None and tie.channel.feed is not None:
+            self._apply(tie, tie.channel.feed.announced(publication, epoch))
+
     def on_notice(self, channel: str, notice: Notice) -> None:
         """Somebody came or left."""
         tie = self._ties.get(channel)
         if tie is not None:
             self.hub.notify(tie.channel, notice)
 
+    def on_cut(self) -> None:
+        """Whoever answers next may have lost what we have heard: nothing is believed until that is known."""
+        for tie in self._ties.values():
+            if tie.source is self.broker and tie.channel.feed is not None:
+                tie.channel.feed.doubt()
+
     def on_renewed(self, channels: Iterable[str]) -> None:
-        """Announcements may be missing: compare the heads."""
+        """Announcements may be missing, and the source may be another one: ask."""
         for name in channels:
             tie = self._ties.get(name)
             if tie is not None and tie.channel.feed is not None:
-                self._ask(tie, "head")
+                self._ask(tie, "verify" if tie.channel.feed.in_doubt else "head")
 
     # what feeds want ------------------------------------------------------------------------------------------------
 
@@ -228,8 +294,8 @@ class Feeds:
         if step.broken is not None:
             self._count("broken")
             log.warning("channel %s is broken (%s): %s, now %s", tie.channel.name, *step.broken)
-            if self._local is not None:
-                feed.stored = self._local.stored(tie.channel.name)
+            if (stored := self._local_of(tie)) is not None:
+                feed.stored = stored
             self._on_broken(tie.channel, step.broken)
         for publication in step.broadcast:
             tie.heard = True  # of a feed: what is repeated, or has no offset, says nothing about holes
@@ -237,21 +303,23 @@ class Feeds:
             epoch = feed.position.epoch if publication.offset == 1 and feed.position else ""
             self.hub.broadcast(tie.channel, publication, epoch)
         if step.ask is not None:
-            self._plan(tie, step.ask, soon=step.soon or not self._patience)
+            self._plan(tie, step.ask, soon=step.soon)
 
     def _plan(self, tie: Tie, question: Question, *, soon: bool) -> None:
-        if soon:
+        patience = self._patience if tie.source is self.broker else STORE_PATIENCE
+        if soon or not patience:
             self._ask(tie, question)
         elif tie.patience is None:
-            tie.patience = self._timers.after(self._patience, lambda: self._patience_over(tie))
+            tie.patience = self._timers.after(patience, lambda: self._patience_over(tie))
 
     def _patience_over(self, tie: Tie) -> None:
         tie.patience = None
         self._ask(tie, "read")
 
     def _ask(self, tie: Tie, question: Question) -> None:
-        if question == "head":
-            self._heads_wanted[tie.channel.name] = None
+        if question in ("head", "verify"):
+            wanted = self._heads_wanted if question == "head" else self._doubted
+            wanted[tie.channel.name] = None
             if not self._is_asking_heads:
                 self._is_asking_heads = True
                 self._tasks.spawn(self._ask_heads(), "heads")
@@ -264,7 +332,7 @@ class Feeds:
     async def _read(self, tie: Tie, feed: Feed, position: Position) -> None:
         try:
             async with self._reads:
-                page = await self.broker.read(tie.channel.name, position.offset, READ_LIMIT, READ_BYTES)
+                page = await tie.source.read(tie.channel.name, position.offset, READ_LIMIT, READ_BYTES)
         except BackendError as error:
             feed.failed("read")
             self._failed(tie, "read", error)
@@ -274,7 +342,7 @@ class Feeds:
 
     async def _replace(self, tie: Tie, feed: Feed, position: Position) -> None:
         try:
-            head = await self.broker.replace_epoch(tie.channel.name, position.epoch)
+            head = await tie.source.replace_epoch(tie.channel.name, position.epoch)
         except BackendError as error:
             feed.failed("replace")
             self._failed(tie, "replace", error)
@@ -283,27 +351,53 @@ class Feeds:
             self._apply(tie, feed.replaced(head))
 
     async def _ask_heads(self) -> None:
-        """Heads of all channels that want one, many a round trip, until none does."""
+        """Heads of all channels that want one, many a round trip, until none does; before them, whom to believe."""
         try:
-            while self._heads_wanted:
-                names = list(self._heads_wanted)[:HEADS_AT_ONCE]
-                for name in names:
-                    del self._heads_wanted[name]
-                await self._ask_some_heads(names)
+            while self._doubted or self._heads_wanted:
+                if self._doubted:
+                    await self._verify(_some(self._doubted))
+                else:
+                    await self._ask_some_heads(_some(self._heads_wanted))
         finally:
             self._is_asking_heads = False
 
+    async def _verify(self, names: Sequence[str]) -> None:
+        """Whether the source still holds what we have heard of these."""
+        asked: dict[str, tuple[Tie, Feed]] = {}
+        known: dict[str, Known] = {}
+        for name in names:
+            tie = self._ties.get(name)
+            feed = tie.channel.feed if tie is not None else None
+            if tie is None or feed is None or tie.source is not self.broker or tie.retry is not None:
+                continue
+            if (doubt := feed.in_doubt) is not None and feed.ask("verify") is not None:
+                asked[name], known[name] = (tie, feed), doubt
+        if not asked:
+            return
+        try:
+            altered = await self.broker.altered(known)
+        except BackendError as error:
+            for tie, feed in asked.values():
+                feed.failed("verify")
+                self._failed(tie, "verify", error)
+            return
+        for name, (tie, feed) in asked.items():
+            if tie.channel.feed is feed:
+                self._apply(tie, feed.verified(is_altered=name in altered))
+
     async def _ask_some_heads(self, names: Sequence[str]) -> None:
-        asked = {}
+        by_source: dict[Source, dict[str, tuple[Tie, Feed]]] = {}
         for name in names:
             tie = self._ties.get(name)
             feed = tie.channel.feed if tie is not None else None
             if tie is not None and tie.retry is None and feed is not None and feed.ask("head") is not None:
-                asked[name] = (tie, feed)
-        if not asked:
-            return
+                by_source.setdefault(tie.source, {})[name] = (tie, feed)
+        for source, asked in by_source.items():
+            await self._ask_source(source, asked)
+
+    async def _ask_source(self, source: Source, asked: dict[str, tuple[Tie, Feed]]) -> None:
         try:
-            heads = await self.broker.heads(list(asked))
+            heads = await source.heads(list(asked))
         except BackendError as error:
             for tie, feed in asked.values():
                 feed.failed("head")
@@ -321,6 +415,7 @@ class Feeds:
     def _ask_again(self, tie: Tie) -> None:
         tie.retry = None
         if self._ties.get(tie.channel.name) is tie:
+            self._ask(tie, "verify")
             self._ask(tie, "head")  # what failed, a read too, follows from it
             self._ask(tie, "read")
 
@@ -328,9 +423,33 @@ class Feeds:
         """Compare the heads of channels that heard nothing since the last time: silence may be deafness."""
         for tie in self._ties.values():
             if not tie.heard and tie.channel.feed is not None:
+                self._ask(tie, "verify")  # if it is in doubt, still
                 self._ask(tie, "head")
-            tie.heard = False
+            if tie.source is self.broker:
+                tie.heard = False
         self._silence = self._timers.after(self._check, self._check_silent)
+
+    def _poll(self) -> None:
+        """Look at the store: at everything while the broker is away, else now and then at what is silent."""
+        self._polling = self._timers.after(POLL, self._poll)
+        self._polls += 1
+        # A broker in this process does not hear what others write into the same database.
+        is_away = self._remote is None or not self._remote.is_connected
+        is_check = self._polls * POLL % STORE_CHECK == 0
+        for tie in self._ties.values():
+            if tie.source is self.broker:
+                continue
+            if tie.is_deaf and not is_away:
+                self._tasks.spawn(self._hear_again(tie), f"hear {tie.channel.name}")
+            if is_away or tie.is_deaf or (is_check and not tie.heard):
+                self._ask(tie, "head")
+            if is_check:
+                tie.heard = False
+
+    async def _hear_again(self, tie: Tie) -> None:
+        await self._listen(tie)
+        if not tie.is_deaf and self._ties.get(tie.channel.name) is tie:
+            self._ask(tie, "head")
 
     # for those who return -------------------------------------------------------------------------------------------
 
@@ -381,7 +500,7 @@ class Feeds:
         noted = feed.position if feed is not None else None
         try:
             async with self._reads:
-                page = await self.broker.read(tie.channel.name, offset, READ_LIMIT, READ_BYTES)
+                page = await tie.source.read(tie.channel.name, offset, READ_LIMIT, READ_BYTES)
             self._count("read_back")
             if feed is not None and noted is not None:
                 self._apply(tie, feed.read_back(page, noted))
@@ -395,6 +514,14 @@ class Feeds:
 
     def _count(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
+
+
+def _some(names: dict[str, None]) -> list[str]:
+    """Takes out as many as go into one question."""
+    some = list(islice(names, HEADS_AT_ONCE))
+    for name in some:
+        del names[name]
+    return some
 
 
 async def _within(task: asyncio.Future[T], seconds: float) -> T:
