@@ -39,19 +39,30 @@ A state machine that is not async holds an event loop and runs the driver's coro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
-from hubbub.brokers.base import Broker, BrokerEvents, Notice, Page, StreamOptions
+from hubbub.brokers import base
+from hubbub.brokers.base import Broker, BrokerEvents, Notice, StreamOptions
 from hubbub.brokers.memory import MemoryBroker
 from hubbub.errors import BackendError
 from hubbub.model import ClientInfo, Position, PresenceStats, Publication, Published
 from hubbub.presence.base import Presence
+from hubbub.source import Known, Page
 
 T = TypeVar("T")
 
 CallKind = Literal[
-    "heads", "read", "replace_epoch", "subscribe", "unsubscribe", "publish", "notify", "remove_history", "watch"
+    "altered",
+    "heads",
+    "notify",
+    "publish",
+    "read",
+    "remove_history",
+    "replace_epoch",
+    "subscribe",
+    "unsubscribe",
+    "watch",
 ]
 
 
@@ -230,9 +241,15 @@ class UnreliableBroker:
         """Nothing of it arrives."""
         self.pending.clear()
 
+    def cut(self) -> None:
+        """Say that all ties are cut."""
+        if self._events is not None:
+            self._events.on_cut()
+
     def renew(self, channels: Iterable[str] | None = None) -> None:
         """Say that the ties of these channels (all that are subscribed) were cut and are whole again."""
         if self._events is not None:
+            self._events.on_cut()
             self._events.on_renewed(sorted(self.channels) if channels is None else list(channels))
 
     # --- the driver's side: calls
@@ -311,9 +328,9 @@ class UnreliableBroker:
         """Pass it on."""
         return await self._pass("publish", (channel,), lambda: self._broker.publish(channel, publication, options))
 
-    async def notify(self, channel: str, notice: Notice) -> None:
+    async def notify(self, channel: str, said: Notice | base.Announcement) -> None:
         """Pass it on."""
-        await self._pass("notify", (channel,), lambda: self._broker.notify(channel, notice))
+        await self._pass("notify", (channel,), lambda: self._broker.notify(channel, said))
 
     async def remove_history(self, channel: str) -> None:
         """Pass it on."""
@@ -335,6 +352,10 @@ class UnreliableBroker:
             "read", (channel,), lambda: self._broker.read(channel, after, limit, max_bytes, reverse=reverse)
         )
 
+    async def altered(self, known: Mapping[str, Known]) -> set[str]:
+        """Pass it on."""
+        return await self._pass("altered", tuple(known), lambda: self._broker.altered(known))
+
     async def replace_epoch(self, channel: str, epoch: str) -> Position:
         """Pass it on."""
         return await self._pass("replace_epoch", (channel,), lambda: self._broker.replace_epoch(channel, epoch))
@@ -348,6 +369,10 @@ class UnreliableBroker:
     def on_notice(self, channel: str, notice: Notice) -> None:
         """Queue it."""
         self._queue(Announcement(channel, notice, ""))
+
+    def on_cut(self) -> None:
+        """The inner broker noticed something by itself."""
+        self.cut()
 
     def on_renewed(self, channels: Iterable[str]) -> None:
         """The inner broker noticed something by itself."""
@@ -412,9 +437,9 @@ class SlowBroker:
         """Slowly."""
         return await _slowly(self._broker.publish(channel, publication, options))
 
-    async def notify(self, channel: str, notice: Notice) -> None:
+    async def notify(self, channel: str, said: Notice | base.Announcement) -> None:
         """Slowly."""
-        await _slowly(self._broker.notify(channel, notice))
+        await _slowly(self._broker.notify(channel, said))
 
     async def remove_history(self, channel: str) -> None:
         """Slowly."""
@@ -433,6 +458,10 @@ class SlowBroker:
     ) -> Page:
         """Slowly."""
         return await _slowly(self._broker.read(channel, after, limit, max_bytes, reverse=reverse))
+
+    async def altered(self, known: Mapping[str, Known]) -> set[str]:
+        """Slowly."""
+        return await _slowly(self._broker.altered(known))
 
     async def replace_epoch(self, channel: str, epoch: str) -> Position:
         """Slowly."""

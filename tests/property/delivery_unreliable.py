@@ -1,0 +1,175 @@
+"""The delivery machine over brokers that do to announcements and calls what networks do; and rollbacks.
+
+Answers for: `UnreliableDelivery`, on any backend. Refuses to know: what must hold, which is `delivery_machine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+from tests.faults import Announcement, UnreliableBroker
+from tests.property.delivery_machine import Delivery, indexes, kept, kinds, nodes, slots
+
+from hubbub.brokers.base import Broker
+from hubbub.model import Publication
+
+
+class UnreliableDelivery(Delivery):
+    """Over brokers that do to announcements and calls whatever networks do."""
+
+    def wrap(self, broker: Broker) -> Broker:
+        return UnreliableBroker(broker, is_direct=True)
+
+    def broker(self, node: int) -> UnreliableBroker:
+        return cast("UnreliableBroker", self.house.brokers[node])
+
+    @rule(node=nodes, is_direct=st.booleans())
+    def change_the_network(self, node: int, is_direct: bool) -> None:
+        self.broker(node).is_direct = is_direct
+
+    def pick(self, node: int, index: int) -> int | None:
+        pending = self.broker(node).pending
+        return index % len(pending) if pending else None
+
+    def on_announcement(self, node: int, index: int, act: Callable[[UnreliableBroker, int], object]) -> None:
+        place = self.pick(node, index)
+        if place is not None:
+            self.house.call(lambda: act(self.broker(node), place))
+            self.rest()
+
+    @rule(node=nodes, channel=kept, fates=st.lists(st.sampled_from(["lost", "late", "twice", "now"]), max_size=6))
+    def publish_badly(self, node: int, channel: str, fates: list[str]) -> None:
+        """Each announcement meets its own fate on this node; what is late comes after the others."""
+        broker = self.broker(node)
+        was, broker.is_direct = broker.is_direct, False
+        before = len(broker.pending)
+        self.send(channel, len(fates), 1 - node, 1)
+        for fate in fates:
+            if before >= len(broker.pending):  # nobody listens here
+                break
+            if fate == "late":
+                broker.move(before, len(broker.pending) - 1)
+            elif fate == "lost":
+                broker.drop(before)
+            else:
+                if fate == "twice":
+                    self.house.call(lambda: broker.repeat(before))
+                self.house.call(lambda: broker.deliver(before))
+        broker.is_direct = was
+        self.rest()
+
+    @rule(slot=slots, node=nodes, channel=kept, count=st.integers(1, 4))
+    def outrun(self, slot: int, node: int, channel: str, count: int) -> None:
+        """A client comes back on another node before what it has seen is announced there."""
+        user = self.slots[slot]
+        broker = self.broker(node)
+        self.cut(slot)
+        self.connect(slot, 1 - node, user.is_personal)
+        self.subscribe(slot, channel)
+        was, broker.is_direct = broker.is_direct, False
+        self.send(channel, count, 1 - node, 1)
+        self.rest()
+        self.cut(slot)
+        self.connect(slot, node, user.is_personal)
+        self.subscribe(slot, channel)
+        broker.is_direct = was
+
+    @rule(node=nodes, index=indexes)
+    def deliver(self, node: int, index: int) -> None:
+        self.on_announcement(node, index, lambda broker, place: broker.deliver(place))
+
+    @rule(node=nodes, index=indexes)
+    def repeat(self, node: int, index: int) -> None:
+        def act(broker: UnreliableBroker, place: int) -> None:
+            if has_offset(broker.pending[place]):
+                broker.repeat(place)
+
+        self.on_announcement(node, index, act)
+
+    @rule(node=nodes, index=indexes)
+    def lose(self, node: int, index: int) -> None:
+        self.on_announcement(node, index, lambda broker, place: broker.drop(place))
+
+    @rule(node=nodes)
+    def lose_all(self, node: int) -> None:
+        self.house.call(self.broker(node).drop_all)
+        self.rest()
+
+    @rule(node=nodes)
+    def deliver_all(self, node: int) -> None:
+        self.house.call(self.broker(node).deliver_all)
+        self.rest()
+
+    @rule(node=nodes)
+    def renew(self, node: int) -> None:
+        self.house.call(lambda: self.broker(node).renew())
+        self.rest()
+
+    @rule(node=nodes, kind=kinds)
+    def hold(self, node: int, kind: Any) -> None:
+        self.broker(node).hold(kind)
+
+    @rule(node=nodes)
+    def resume(self, node: int) -> None:
+        self.broker(node).resume()
+
+    @precondition(lambda self: any(self.broker(node).calls for node in (0, 1)))
+    @rule(node=nodes, index=indexes, what=st.sampled_from(["take", "release", "release", "fail"]))
+    def on_call(self, node: int, index: int, what: str) -> None:
+        broker = self.broker(node)
+        if not broker.calls:
+            return
+        call = broker.calls[index % len(broker.calls)]
+        if what == "take":
+            self.house.run(broker.take(call))
+        elif what == "release":
+            self.house.run(broker.release(call))
+        else:
+            self.house.call(lambda: broker.fail(call))
+        self.rest()
+
+    @rule(node=nodes, kind=kinds)
+    def refuse(self, node: int, kind: Any) -> None:
+        self.broker(node).refuse(kind)
+
+    @rule(node=nodes)
+    def accept(self, node: int) -> None:
+        self.broker(node).accept()
+
+    @rule(node=nodes)
+    def wait_for_the_check(self, node: int) -> None:
+        self.house.pass_time(41, step=5)
+        self.rest()
+
+    @rule(channel=kept, lost=st.integers(1, 3), node=nodes)
+    def lose_the_newest(self, channel: str, lost: int, node: int) -> None:
+        self.roll_back(channel, lost, node)
+
+    def renew_all(self) -> None:
+        for node in (0, 1):
+            self.let_calls_pass(node)
+            self.house.call(self.broker(node).renew)
+        self.house.pass_time(1.1)  # who could not ask a moment ago waits for a second
+        self.rest()
+
+    def let_calls_pass(self, node: int) -> None:
+        broker = self.broker(node)
+        broker.resume()
+        broker.accept()
+        self.house.run(broker.release_all())
+        self.rest()
+
+    def heal(self) -> None:
+        for node in (0, 1):
+            self.broker(node).is_direct = True
+            self.let_calls_pass(node)
+            self.house.call(self.broker(node).deliver_all)
+            self.rest()
+
+
+def has_offset(announcement: Announcement) -> bool:
+    """Without one nobody can tell a repetition; networks that repeat are below what carries those."""
+    return isinstance(announcement.what, Publication) and announcement.what.offset > 0
