@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.backends import RedisServer
 from tests.examples.running import PATH, Running, page, serving, started
 from tests.serving import ROOT
 from tests.talking import Refused
@@ -127,6 +128,18 @@ async def test_a_script_that_only_publishes() -> None:
         said, _ = await asyncio.wait_for(process.communicate(), 20)
         assert (process.returncode, said) == (0, b'{"result":{}}\n')
         assert (await reader.push())["pub"]["data"] == {"title": "It rains"}
+
+
+async def test_a_web_application_that_blocks(backend: RedisServer) -> None:
+    async with serving(command("wsgi_app"), HUBBUB_BROKER_URL=backend.url) as server, http(server) as client:
+        assert [(await client.post("/say/lobby", content=text)).text for text in ("hello", "again")] == [
+            "number 1\n",
+            "number 2\n",
+        ]
+        assert (await client.get("/said/lobby")).text == "hello\nagain\n"
+        backend.command("PUBLISH", "room:kitchen", '"soup"')
+        for line in ("room:lobby: hello", "room:lobby: again", "room:kitchen: soup"):
+            await server.printed(line)
 
 
 async def test_notifications_for_each_user_alone() -> None:

@@ -1,8 +1,8 @@
 """From a URL to the server that is to be asked now.
 
-Answers for: what a URL means, its TLS options included, and connecting: to an address, through a Unix socket, or to
-the primary that Sentinels name at this moment. Refuses to know: what is said on the connection but for the greeting,
-and trying again. Cluster will be one more kind of endpoint.
+Answers for: what a URL means, its TLS options included, and connecting, on an event loop or blocking: to an address,
+through a Unix socket, or to the primary that Sentinels name at this moment. Refuses to know: what is said on the
+connection but for the greeting, and trying again. Cluster will be one more kind of endpoint.
 
     redis://[user[:password]@]host[:port][/db]            rediss:// for TLS
     unix://[user[:password]@]/path/to/socket[?db=0]
@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 from urllib.parse import SplitResult, urlsplit
@@ -29,6 +31,7 @@ from hubbub.errors import BackendError, ConfigurationError
 try:
     import redis
     import redis.asyncio.connection
+    import redis.retry
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 except ImportError as missing:
@@ -71,6 +74,14 @@ class Endpoint(Protocol):
         ...
 
 
+class Address(Endpoint, Protocol):
+    """An endpoint that can also be reached by who may block."""
+
+    def connect(self, deadline: float) -> socket.socket:
+        """A connected socket, in `deadline` seconds at most. Raises BackendError."""
+        ...
+
+
 @runtime_checkable
 class Moving(Protocol):
     """An endpoint behind which the server may become another one while the old one still answers."""
@@ -80,7 +91,16 @@ class Moving(Protocol):
         ...
 
 
-def endpoint_of(url: str, *, client_name: str) -> Endpoint:
+@runtime_checkable
+class MovingAddress(Protocol):
+    """`Moving` for who may block, and so has to ask."""
+
+    def has_moved(self, deadline: float) -> bool | None:
+        """Whether another server is the one to ask than that which was connected last; None if nobody says so."""
+        ...
+
+
+def endpoint_of(url: str, *, client_name: str) -> Address:
     """What the URL means. Raises ConfigurationError, which names what is wrong and never the password."""
     try:
         parts = urlsplit(url)
@@ -122,6 +142,16 @@ class _Access:
         except OSError as error:
             raise _unreachable(name, error, self.deadline) from error
 
+    def dial(self, name: str, host: str, port: int, *, deadline: float) -> socket.socket:
+        """`connect` for who may block. To look up a name takes as long as the system's resolver takes."""
+        deadline = min(self.deadline, deadline)
+        try:
+            plain = socket.create_connection((host, port), deadline)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return plain if self.tls is None else self.tls.wrap_socket(plain, server_hostname=host)
+        except OSError as error:
+            raise _unreachable(name, error, deadline) from error
+
 
 class Direct:
     """One address, that is always the one."""
@@ -136,6 +166,10 @@ class Direct:
     async def open(self, factory: Callable[[], P]) -> P:
         """Connect over TCP, or TLS."""
         return await self._access.connect(self.name, factory, self._host, self._port)
+
+    def connect(self, deadline: float) -> socket.socket:
+        """Connect over TCP, or TLS."""
+        return self._access.dial(self.name, self._host, self._port, deadline=deadline)
 
     def hello(self) -> list[list[bytes | str | int | float]]:
         """RESP3, user, name, database."""
@@ -158,6 +192,18 @@ class UnixSocket:
         except OSError as error:
             raise _unreachable(self.name, error, self._access.deadline) from error
 
+    def connect(self, deadline: float) -> socket.socket:
+        """Connect through the socket's file."""
+        deadline = min(self._access.deadline, deadline)
+        unix = socket.socket(socket.AF_UNIX)
+        try:
+            unix.settimeout(deadline)
+            unix.connect(self._path)
+        except OSError as error:
+            unix.close()
+            raise _unreachable(self.name, error, deadline) from error
+        return unix
+
     def hello(self) -> list[list[bytes | str | int | float]]:
         """RESP3, user, name, database."""
         return self._access.hello()
@@ -178,6 +224,7 @@ class Sentinels:
         self._hosts = hosts
         self._group = group
         self._options = options  # how redis-py connects to a Sentinel
+        self._question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", group)
         self._found = ""
 
     @property
@@ -190,6 +237,21 @@ class Sentinels:
         host, port = await self._primary()
         self._found = f"{host}:{port}"
         return await self._access.connect(self.name, factory, host, port)
+
+    def connect(self, deadline: float) -> socket.socket:
+        """Ask where the primary is, and connect to it."""
+        end = time.monotonic() + deadline
+        host, port = self._primary_now(end)
+        self._found = f"{host}:{port}"
+        return self._access.dial(self.name, host, port, deadline=max(end - time.monotonic(), 0.001))
+
+    def has_moved(self, deadline: float) -> bool | None:
+        """Ask once. Sentinels that are away are no reason to move."""
+        try:
+            host, port = self._primary_now(time.monotonic() + deadline)
+        except BackendError:
+            return None
+        return f"{host}:{port}" != self._found
 
     async def moved(self) -> None:
         """Ask again and again, and return when another primary is named. Sentinels that are away are no reason."""
@@ -208,7 +270,18 @@ class Sentinels:
 
     async def _primary(self) -> tuple[str, int]:
         """Whom most of those who answer name: one may not have heard of a failover yet."""
-        answers = await asyncio.gather(*(self._ask(host, port) for host, port in self._hosts))
+        return self._named(await asyncio.gather(*(self._ask(host, port) for host, port in self._hosts)))
+
+    def _primary_now(self, end: float) -> tuple[str, int]:
+        """The same for who may block: one after the other, until most of all name the same one."""
+        answers: list[tuple[str, int] | str] = []
+        for host, port in self._hosts:
+            answers.append(self._ask_now(host, port, min(SENTINEL_DEADLINE, end - time.monotonic())))
+            if 2 * answers.count(answers[-1]) > len(self._hosts) and isinstance(answers[-1], tuple):
+                break
+        return self._named(answers)
+
+    def _named(self, answers: Sequence[tuple[str, int] | str]) -> tuple[str, int]:
         named = Counter(answer for answer in answers if isinstance(answer, tuple))
         if named:
             return named.most_common(1)[0][0]
@@ -216,20 +289,34 @@ class Sentinels:
 
     async def _ask(self, host: str, port: int) -> tuple[str, int] | str:
         """The address that one Sentinel names, or why it does not."""
-        question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._group)
         try:
             async with (
                 asyncio.timeout(SENTINEL_DEADLINE),
                 redis.asyncio.Redis(host=host, port=port, retry=Retry(NoBackoff(), 0), **self._options) as sentinel,
             ):
                 # redis-py's execute_command carries no types.
-                answer: list[bytes] | None = await sentinel.execute_command(*question)  # type: ignore[no-untyped-call]
+                answer: list[bytes] | None = await sentinel.execute_command(*self._question)  # type: ignore[no-untyped-call]
         except (OSError, redis.RedisError) as error:
             return f"{host}:{port}: {str(error) or 'no answer'}"
+        return self._read(host, port, answer)
+
+    def _ask_now(self, host: str, port: int, deadline: float) -> tuple[str, int] | str:
+        if deadline <= 0:
+            return f"{host}:{port}: not asked in time"
+        options = self._options | {"socket_connect_timeout": deadline, "socket_timeout": deadline}
+        retry = redis.retry.Retry(NoBackoff(), 0)
+        try:
+            with redis.Redis(host=host, port=port, retry=retry, **options) as sentinel:
+                answer: list[bytes] | None = sentinel.execute_command(*self._question)
+        except (OSError, redis.RedisError) as error:
+            return f"{host}:{port}: {str(error) or 'no answer'}"
+        return self._read(host, port, answer)
+
+    def _read(self, host: str, port: int, answer: list[bytes] | None) -> tuple[str, int] | str:
         return (answer[0].decode(), int(answer[1])) if answer else f"{host}:{port} does not know {self._group!r}"
 
 
-def _direct(parts: SplitResult, client_name: str) -> Endpoint:
+def _direct(parts: SplitResult, client_name: str) -> Address:
     options = _options(parts.geturl())
     host, port, path = options.pop("host", "localhost"), options.pop("port", PORT), options.pop("path", "")
     if parts.scheme != "unix" and not re.fullmatch(r"/?\d*/?", parts.path):
@@ -241,7 +328,7 @@ def _direct(parts: SplitResult, client_name: str) -> Endpoint:
     return UnixSocket(access, path) if parts.scheme == "unix" else Direct(access, host=host, port=port)
 
 
-def _sentinels(parts: SplitResult, scheme: str, client_name: str) -> Endpoint:
+def _sentinels(parts: SplitResult, scheme: str, client_name: str) -> Address:
     credentials, _, hosts = parts.netloc.rpartition("@")
     path = re.fullmatch(r"/([^/]+)(?:/(\d*))?", parts.path)
     if path is None or not hosts:
