@@ -72,6 +72,14 @@ def test_a_hub_reads_the_file_where_one_stands(tmp_path: Path, monkeypatch: pyte
         Hubbub()
 
 
+def test_what_the_command_line_does_not_say_an_application_still_does(tmp_path: Path) -> None:
+    (tmp_path / "chat.py").write_text('from hubbub import Hubbub\n\nhub = Hubbub(server={"unix": "mine.sock"})\n')
+    with running(tmp_path, "serve", "chat:hub", "--dev") as server:
+        while " listens on " not in (said := server.line()):
+            pass
+    assert said.endswith(" listens on unix:mine.sock")
+
+
 def test_the_command_line_is_stronger_than_a_unix_socket(tmp_path: Path) -> None:
     (tmp_path / "hubbub.toml").write_text('[server]\nunix = "server.sock"\n')
     with running(tmp_path, "serve", "--port", "0") as server:

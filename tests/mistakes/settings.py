@@ -146,9 +146,12 @@ MISTAKES: list[Mistake] = [
         title="Several workers without a broker",
         files={"hubbub.toml": "[server]\nworkers = 2\n"},
         command="hubbub serve",
-        sees="hubbub: hubbub.toml: server.workers = 2: more than one needs a shared broker, which memory:// is not",
+        sees=(
+            "hubbub: hubbub.toml: server.workers = 2: more than one needs a shared broker, such as "
+            'broker.url = "redis://localhost"; memory:// is none'
+        ),
         means="Two processes that share nothing would each know half of the subscribers.",
-        write="`workers = 1`",
+        write='`[broker]` with `url = "redis://localhost"`, or `workers = 1`',
     ),
     InShell(
         title="An origin without its scheme",

@@ -1,7 +1,11 @@
 """`hubbub serve`: settings alone, or an application's own hub.
 
-Answers for: its options, which are stronger than what the application says, and what is printed at the start. Refuses
-to know: serving.
+Answers for: its options, which are stronger than what the application says, what is printed at the start, and whether
+it takes one process or several. Refuses to know: serving.
+
+The settings of an application are known when it is loaded. So whoever is started loads it, as if it were to serve
+alone: what is wrong is found here, and said once. If the settings ask for several workers, the process becomes their
+supervisor, which starts over as the same command and loads nothing; the workers are the same command once more.
 """
 
 from __future__ import annotations
@@ -12,17 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubbub.cli.application import hub_of
-from hubbub.cli.arguments import add_config, port, settings_of
+from hubbub.cli.arguments import add_config, port, positive, settings_of
 from hubbub.errors import ConfigurationError
 from hubbub.version import VERSION
 
 if TYPE_CHECKING:
     from hubbub.app import Hubbub
+    from hubbub.http.application import ASGIApp
     from hubbub.server import Server
+    from hubbub.supervisor import Plan
 
 EXAMPLE = """\
   hubbub serve --dev                 without an application, everything allowed
-  hubbub serve main:hub --port 9000  the object `hub` of main.py"""
+  hubbub serve main:hub --port 9000  the object `hub` of main.py
+  hubbub serve main:hub --workers 4  the same in four processes, joined by Redis"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=port, help="port to listen on (8000; 0 for a free one)")
+    parser.add_argument("--workers", type=positive, metavar="N", help="processes on that address, joined by Redis (1)")
     parser.add_argument("--dev", action="store_true", help="no tokens, everything allowed, pages of localhost welcome")
     parser.add_argument("--page", type=Path, metavar="FILE", help="an HTML page to show at /, for trying things")
     add_verbose(parser)
@@ -43,37 +51,74 @@ def add_verbose(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until a signal comes."""
-    from hubbub.http.page import page
-    from hubbub.server import Server
+    from hubbub.supervisor import Beginning, Plan, Post, role
 
-    _log(options)  # before an application is imported: what it logs is wanted, too
+    told = role()
+    beginning = Beginning.now()
+    _log(options, f"worker {told.number}, " if isinstance(told, Post) else "")
+    if isinstance(told, Plan):
+        return _supervise(told)
     hub = _hub(options)
-    fallback = page(options.page) if options.page is not None else None
+    fallback = _page(options.page)
+    if isinstance(told, Post):
+        from hubbub.worker import WorkerServer
+
+        return _served(WorkerServer(hub, told, fallback=fallback))
     for note in hub.notes():
         print(note)
+    if hub.settings.server.workers > 1:
+        beginning.again(Plan(hub.settings.server))
+    from hubbub.server import Server
 
     async def ready(server: Server) -> None:
         print(f"hubbub {VERSION} listens on {server.address}", flush=True)
 
-    return start(Server(hub, fallback=fallback, on_ready=ready), options)
+    return _served(Server(hub, fallback=fallback, on_ready=ready))
+
+
+def _page(path: Path | None) -> ASGIApp | None:
+    if path is None:
+        return None
+    from hubbub.http.page import page
+
+    return page(path)
 
 
 def start(server: Server, options: argparse.Namespace) -> int:
     """Run a server until a signal comes; returns the exit code."""
     _log(options)
+    return _served(server)
+
+
+def _served(server: Server) -> int:
     server.run()
     return 0 if server.started else 1
 
 
-def _log(options: argparse.Namespace) -> None:
+def _supervise(plan: Plan) -> int:
+    from hubbub.supervisor import Supervisor
+
+    def ready(url: str) -> None:
+        print(f"hubbub {VERSION} listens on {url} with {plan.server.workers} workers", flush=True)
+
+    return Supervisor(plan.server, on_ready=ready).run()
+
+
+def _log(options: argparse.Namespace, who: str = "") -> None:
     level = logging.INFO if options.verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=level, format=f"%(levelname)s {who}%(name)s: %(message)s")
 
 
 def _hub(options: argparse.Namespace) -> Hubbub:
     from hubbub.app import Hubbub
 
-    given = {"server.host": options.host, "server.port": options.port, "dev": options.dev or None}
+    said = {
+        "server.host": options.host,
+        "server.port": options.port,
+        "server.workers": options.workers,
+        "dev": options.dev or None,
+    }
+    given: dict[str, object] = {key: value for key, value in said.items() if value is not None}
     if options.host is not None or options.port is not None:
         given["server.unix"] = ""  # which would be stronger than both
     if options.hub is None:
@@ -81,6 +126,6 @@ def _hub(options: argparse.Namespace) -> Hubbub:
     if options.config is not None:
         raise ConfigurationError(f"--config: {options.hub} says itself where its settings are: Hubbub(config=…)")
     hub = hub_of(options.hub)
-    if any(value is not None for value in given.values()):
+    if given:  # and nothing else: what is not said must not take away what the application says
         hub.override(given)
     return hub
