@@ -80,6 +80,13 @@ def conformance(*args: str) -> None:
     become(PYTHON, "tests/conformance.py", *args)
 
 
+def storms(*args: str) -> None:
+    """Let everything fail that Redis and nodes can, over a crowd; `--help` tells how large and how long."""
+    install(DEV)
+    need_programs()
+    become(PYTHON, "-m", "tests.storms", *args)
+
+
 def docs() -> None:
     """Write docs/reference.md from the docstrings."""
     install(RUN)
@@ -108,14 +115,14 @@ def lock(*args: str) -> None:
     # and where packages come from is the business of the machine that fetches them.
     resolve = [*uv(), "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"]
     resolve += ["--generate-hashes", "--custom-compile-command", "python3 dev.py lock", *args]
-    run(*resolve, "pyproject.toml", "-o", RUN)
+    run(*resolve, "--extra", "redis", "pyproject.toml", "-o", RUN)  # the demo may run on several servers
     # Constrained by the file above: one environment holds both, and neither may pull at the other's versions.
     run(*resolve, "--all-extras", "--group", "dev", "pyproject.toml", "-c", RUN, "-o", DEV)
     run(*resolve, "--group", "pyproject.toml:web", "-o", NODE_WHEEL)
     run(*npm, "update" if "--upgrade" in args else "install", "--package-lock-only", "--silent", cwd=WEB)
 
 
-TASKS = {task.__name__: task for task in (demo, test, lint, bench, conformance, docs, web, lock)}
+TASKS = {task.__name__: task for task in (demo, test, lint, bench, conformance, storms, docs, web, lock)}
 
 
 # ------------------------------------------------------------------------------------ the Python environment

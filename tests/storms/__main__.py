@@ -1,0 +1,164 @@
+"""Storms: what must not happen to anybody when Redis, a node or a way between them fails.
+
+    python3 dev.py storms                                   each fault once, on Redis and on Valkey (as in CI)
+    python3 dev.py storms --faults everything_flushed       this one
+    python3 dev.py storms --clients 1000 --minutes 30       faults at random, one after the other, for so long
+    python3 dev.py storms --json                            a line of JSON for each round on stdout
+
+A storm has two or more `hubbub serve` processes, a crowd of WebSocket clients, and publishers over WebSockets, over the
+HTTP API and in Python in a process of its own; each way to Redis leads through a proxy that can be cut, stalled and
+delayed (`proxy`). In a round something fails (`faults`) while all of them publish. Then everybody gets time to recover,
+and it has to hold (`ledger`, `storm`) that
+
+- every subscriber of a `recent` channel has every acknowledged publication once and in order, and the same as all the
+  others; or it was told exactly once that something is lost, where the data really was lost;
+- every publish was answered; what was refused is not there, what was acknowledged is there once, and what nobody can
+  know is there at most once;
+- a fresh publication through each node reaches everybody in every kind of channel: nobody is deaf;
+- who was kicked is gone, and nobody else is;
+- Redis has the keys that it had at the start, each with a TTL, and no node holds more tasks, files or clients.
+
+A storm that goes wrong says what, and keeps what the nodes have logged. Exit code 1 if any did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import math
+import random
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+
+from tests.backends import KINDS, Kind, program_of
+from tests.storms.faults import FAULTS, Fault
+from tests.storms.storm import Size, Storm, Verdict
+
+#: Seconds that a round takes besides its fault, about.
+ROUND = 8.0
+
+#: Rounds of one storm where they are drawn at random, and how many storms have none with Sentinels.
+SEASON, GUARDED_EVERY = 12, 4
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="dev.py storms", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kind", choices=KINDS, help="on this one only")
+    parser.add_argument("--faults", nargs="+", choices=list(FAULTS), metavar="FAULT", help=f"of {', '.join(FAULTS)}")
+    parser.add_argument("--nodes", type=int, default=2)
+    parser.add_argument("--clients", type=int, default=60, help="in all")
+    parser.add_argument("--rate", type=float, default=40.0, help="publications a second")
+    parser.add_argument("--minutes", type=float, help="draw faults at random, for so long")
+    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="of what is drawn")
+    parser.add_argument("--at-once", type=int, default=3, help="storms on each kind, where all faults are gone through")
+    parser.add_argument("--json", action="store_true", help="verdicts as JSON")
+    return parser.parse_args()
+
+
+class Report:
+    """Verdicts on stdout, progress on stderr."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.verdicts: list[Verdict] = []
+        self._as_json = as_json
+
+    def __call__(self, verdict: Verdict) -> None:
+        self.verdicts.append(verdict)
+        text = json.dumps(dataclasses.asdict(verdict)) if self._as_json else verdict.text
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    @property
+    def wrong(self) -> int:
+        return sum(bool(verdict.wrong) for verdict in self.verdicts)
+
+
+async def season(kind: Kind, faults: Sequence[Fault], size: Size, report: Report, *, end: float = math.inf) -> None:
+    """One fault after the other on one storm; after one that went wrong, on a new one. Begin none after `end`."""
+    left = list(faults)
+    while left and time.monotonic() < end:
+        try:
+            async with Storm(kind, size=size, has_sentinels=left[0].has_sentinels) as storm:
+                await rounds(storm, left, report, end=end)
+        except Exception as error:  # of ours, or of a machine that is too slow: the others go on
+            name = left.pop(0).name if left else "the end"
+            report(Verdict(name, kind, [f"it broke off: {error}", *traceback.format_exc().splitlines()]))
+
+
+async def rounds(storm: Storm, left: list[Fault], report: Report, *, end: float) -> None:
+    """Until one goes wrong, or none is left."""
+    telling = asyncio.ensure_future(tell(storm))
+    try:
+        while left and time.monotonic() < end:
+            fault = left[0]
+            verdict = await storm.round(fault.name, fault.run, losses=fault.losses)
+            left.pop(0)
+            report(verdict)
+            if verdict.wrong:
+                return
+    finally:
+        telling.cancel()
+
+
+async def tell(storm: Storm) -> None:
+    """A line a second, where somebody looks."""
+    while sys.stderr.isatty():
+        await asyncio.sleep(1)
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {storm.kind} {storm.progress}\n")
+
+
+def lanes(faults: Sequence[Fault], count: int) -> Iterator[list[Fault]]:
+    """Shared out so that all end at about the same time; those with Sentinels apart."""
+    guarded = [fault for fault in faults if fault.has_sentinels]
+    made: list[list[Fault]] = [[] for _ in range(count)]
+    for fault in sorted(faults, key=lambda fault: -fault.seconds):
+        if not fault.has_sentinels:
+            min(made, key=lambda lane: sum(each.seconds + ROUND for each in lane)).append(fault)
+    yield from (lane for lane in (*made, guarded) if lane)
+
+
+async def each_once(options: argparse.Namespace, report: Report) -> None:
+    faults = [FAULTS[name] for name in options.faults or FAULTS]
+    size = Size(options.nodes, options.clients, options.rate)
+    kinds = [options.kind] if options.kind else [kind for kind in KINDS if program_of(kind)]
+    await asyncio.gather(
+        *(season(kind, lane, size, report) for kind in kinds for lane in lanes(faults, options.at_once))
+    )
+
+
+async def at_random(options: argparse.Namespace, report: Report) -> None:
+    draw = random.Random(options.seed)
+    faults = [FAULTS[name] for name in options.faults or FAULTS]
+    plain = [fault for fault in faults if not fault.has_sentinels]
+    guarded = [fault for fault in faults if fault.has_sentinels]
+    kinds = [options.kind] if options.kind else [kind for kind in KINDS if program_of(kind)]
+    end = time.monotonic() + 60 * options.minutes
+    size = Size(options.nodes, options.clients, options.rate)
+    number = 0
+    while time.monotonic() < end:
+        number += 1
+        is_guarded = bool(guarded) and (number % GUARDED_EVERY == 0 or not plain)
+        drawn = draw.choices(guarded) if is_guarded else draw.choices(plain, k=SEASON)
+        await season(draw.choice(kinds), drawn, size, report, end=end)
+
+
+async def main() -> int:
+    options = arguments()
+    report = Report(as_json=options.json)
+    if options.minutes:
+        sys.stderr.write(f"storms of seed {options.seed}\n")
+        await at_random(options, report)
+    else:
+        await each_once(options, report)
+    sys.stderr.write(f"{len(report.verdicts)} rounds, {report.wrong} went wrong\n")
+    return 1 if report.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

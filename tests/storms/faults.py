@@ -1,0 +1,183 @@
+"""What happens to a storm's Redis, its nodes and the ways between them: one function each.
+
+Answers for: the faults, how much may be lost by each, and what it needs. Refuses to know: what has to hold afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from tests.storms.places import Guarded
+from tests.storms.storm import Storm
+
+#: How many losses each subscriber of a `recent` channel is told of.
+NONE, ONE, AT_MOST_ONE = range(0, 1), range(1, 2), range(0, 2)
+
+Run = Callable[[Storm], Awaitable[None]]
+
+
+class Fault(NamedTuple):
+    """`seconds`: about how long it takes. With `has_sentinels` it needs a Redis that they guard, else one without."""
+
+    run: Run
+    losses: range
+    seconds: float
+    has_sentinels: bool = False
+
+    @property
+    def name(self) -> str:
+        return getattr(self.run, "__name__", "")
+
+
+#: By name, in the order in which they stand here.
+FAULTS: dict[str, Fault] = {}
+
+
+def fault(losses: range = NONE, *, seconds: float = 1, has_sentinels: bool = False) -> Callable[[Run], Run]:
+    """Make it known by its name."""
+
+    def register(run: Run) -> Run:
+        made = Fault(run, losses, seconds, has_sentinels)
+        FAULTS[made.name] = made
+        return run
+
+    return register
+
+
+async def _down(storm: Storm, seconds: float, *, forgets: bool = False) -> None:
+    await storm.thread(storm.redis.kill)
+    if forgets:
+        storm.forget_data()
+    await storm.seconds(seconds)
+    await storm.thread(storm.redis.start)
+
+
+@fault(seconds=2)
+async def redis_down_2s(storm: Storm) -> None:
+    await _down(storm, 2)
+
+
+@fault(ONE, seconds=2)
+async def redis_down_2s_data_gone(storm: Storm) -> None:
+    await _down(storm, 2, forgets=True)
+
+
+@fault(seconds=12)
+async def redis_down_12s(storm: Storm) -> None:
+    await _down(storm, 12)
+
+
+@fault(ONE, seconds=12)
+async def redis_down_12s_data_gone(storm: Storm) -> None:
+    await _down(storm, 12, forgets=True)
+
+
+@fault(seconds=60)
+async def redis_out_of_reach_60s(storm: Storm) -> None:
+    for proxy in storm.proxies:
+        proxy.refuse()
+    await storm.seconds(60)
+    for proxy in storm.proxies:
+        proxy.mend()
+
+
+@fault()
+async def subscriptions_killed(storm: Storm) -> None:
+    for _ in range(3):
+        await storm.redis_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await storm.published()
+
+
+@fault(ONE)
+async def everything_flushed(storm: Storm) -> None:
+    await storm.thread(storm.redis.flushall)
+
+
+@fault(seconds=10)
+async def redis_stopped_10s(storm: Storm) -> None:
+    storm.redis.pause()
+    await storm.seconds(10)
+    storm.redis.resume()
+
+
+@fault(seconds=10)
+async def node_on_half_open_connections(storm: Storm) -> None:
+    """What the node had open swallows everything; what it opens anew is whole."""
+    storm.proxies[0].stall()
+    await storm.published()
+
+
+@fault(seconds=10)
+async def node_hears_nothing_more(storm: Storm) -> None:
+    """It can speak to Redis, and is not answered; nor does anything arrive."""
+    storm.proxies[0].stall("server")
+    await storm.published()
+
+
+@fault()
+async def answers_cut_in_mid_frame(storm: Storm) -> None:
+    for after in (1, 7, 40, 300, 1000):
+        for proxy in storm.proxies:
+            proxy.cut_in_answer(after)
+        await storm.published()
+    for proxy in storm.proxies:
+        proxy.mend()
+
+
+@fault(AT_MOST_ONE, seconds=8, has_sentinels=True)
+async def failover_loses_the_last_writes(storm: Storm) -> None:
+    assert isinstance(storm.house, Guarded), "it has Sentinels"
+    await storm.house.lose_the_last_writes(2)
+
+
+@fault(seconds=3)
+async def node_killed(storm: Storm) -> None:
+    storm.nodes[0].kill()
+    await storm.published()
+    await storm.nodes[0].start()
+
+
+@fault(seconds=10)
+async def node_stopped_10s(storm: Storm) -> None:
+    """It is no fault of Redis, which sends to it all the while."""
+    storm.nodes[0].pause()
+    await storm.seconds(10)
+    storm.nodes[0].resume()
+
+
+@fault(seconds=3)
+async def redis_is_far_away(storm: Storm) -> None:
+    """Every answer takes half a second; then it is near again."""
+    for proxy in storm.proxies:
+        proxy.delay = 0.25
+    await storm.published()
+    for proxy in storm.proxies:
+        proxy.mend()
+
+
+@fault()
+async def stranger_publishes_33_mb(storm: Storm) -> None:
+    """More than Redis holds for a subscriber: it ends all who listen to that channel."""
+    await storm.redis_command("PUBLISH", "recent:a", b'"' + b"x" * 33_000_000 + b'"')
+
+
+@fault(seconds=3)
+async def kicks_while_a_node_is_cut_off(storm: Storm) -> None:
+    storm.proxies[0].refuse()
+    await storm.seconds(1)
+    some = [*storm.of_node(0)[:3], *storm.of_node(1)[:3]]
+    await storm.kick(some, through=1)
+    await storm.published()
+    storm.proxies[0].mend()
+
+
+@fault(seconds=3)
+async def kicks_through_a_node_that_is_cut_off(storm: Storm) -> None:
+    storm.proxies[0].refuse()
+    some = [*storm.of_node(0)[:2], *storm.of_node(1)[:2]]
+    kicking = asyncio.ensure_future(storm.kick(some, through=0))
+    await storm.seconds(2)
+    storm.proxies[0].mend()
+    await kicking

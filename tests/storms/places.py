@@ -1,0 +1,180 @@
+"""The processes of a storm: nodes, a Redis alone, and one that Sentinels guard.
+
+Answers for: starting, killing and restarting them. Refuses to know: clients, and what has to hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from tests.backends import Kind, RedisServer, free_port
+from tests.serving import ROOT, leashed
+from tests.storms.proxy import Proxy
+
+#: Seconds for what must come, on any machine.
+PATIENCE = 120.0
+
+Thread = Callable[..., Awaitable[Any]]
+
+
+class Node:
+    """`hubbub serve` on one port, for all its lives."""
+
+    def __init__(self, file: Path, config: str) -> None:
+        self.port = free_port()
+        self._file = file
+        self._file.write_text(config)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def output(self) -> str:
+        """What it has printed, in all its lives."""
+        return self._file.with_suffix(".log").read_text(errors="replace")
+
+    async def start(self) -> None:
+        """Return when it listens."""
+        process = self._process = self._spawn()
+        end = time.monotonic() + PATIENCE
+        while not await _listens(self.port):
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"the node does not listen; it said:\n{self.output}")
+            await asyncio.sleep(0.05)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        command = leashed(
+            sys.executable, "-m", "hubbub", "serve", "tests.storms.application:hub", "--port", str(self.port)
+        )
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HUBBUB_")}
+        with self._file.with_suffix(".log").open("ab") as log:
+            return subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment | {"STORM_CONFIG": str(self._file)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def pause(self) -> None:
+        """Stall it: connections stay open, and nothing is read."""
+        assert self._process is not None, "started"
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        assert self._process is not None, "started"
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    async def stop(self) -> None:
+        """End it, kindly first."""
+        if self._process is not None:
+            self._process.terminate()
+            end = time.monotonic() + PATIENCE
+            while self._process.poll() is None and time.monotonic() < end:  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(0.02)
+            self.kill()
+
+
+class Alone:
+    """One server, which nodes reach through proxies. It writes down all that it answers: a crash loses nothing."""
+
+    url = ""
+
+    def __init__(self, kind: Kind) -> None:
+        self.primary = RedisServer(kind, appendonly="yes", appendfsync="no")
+
+    async def start(self, thread: Thread) -> None:
+        await thread(self.primary.start)
+
+    def close(self) -> None:
+        self.primary.close()
+
+
+class Guarded:
+    """A primary, its replica, and two Sentinels. Everybody reaches the primary through one proxy: as the Sentinels know
+    it, so that its replication can be cut while it takes writes.
+    """
+
+    def __init__(self, kind: Kind, thread: Thread) -> None:
+        self._kind: Kind = kind
+        self._thread = thread
+        self.primary = RedisServer(kind)
+        self.first = self.primary
+        self.replica = self.primary
+        self.proxy = Proxy(self.primary.port)
+        self._sentinels: list[RedisServer] = []
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://{','.join(f'127.0.0.1:{each.port}' for each in self._sentinels)}/house"
+
+    async def start(self, thread: Thread) -> None:
+        await self.proxy.__aenter__()
+        await thread(self.primary.start)
+        self.replica = RedisServer(self._kind, replicaof=f"127.0.0.1 {self.proxy.port}")
+        config = (
+            f"sentinel monitor house 127.0.0.1 {self.proxy.port} 2\n"
+            "sentinel down-after-milliseconds house 1000\nsentinel failover-timeout house 5000\n"
+        )
+        self._sentinels = [RedisServer(self._kind, config=config, is_sentinel=True) for _ in range(2)]
+        for server in (self.replica, *self._sentinels):
+            await thread(server.start)
+        for sentinel in self._sentinels:
+            for what in ("REPLICAS", "SENTINELS"):
+                await self._until(lambda: bool(sentinel.command("SENTINEL", what, "house")))  # noqa: B023 - called at once
+        await self._until(lambda: "REPLICA sync: Finished" in self.replica.output)
+
+    async def lose_the_last_writes(self, seconds: float) -> None:
+        """The primary takes writes that its replica never sees, for so long; then it is gone, and the replica leads."""
+        clients = str(await self._thread(self.primary.command, "CLIENT", "LIST", "TYPE", "replica"))
+        port = int(clients.partition("addr=127.0.0.1:")[2].split(" ")[0].strip("'"))
+        self.proxy.stall("server", server_sees=port)
+        await asyncio.sleep(seconds)
+        await self._thread(self.primary.kill)
+        self.proxy.refuse()
+        self.primary = self.replica
+        await self._until(self._replica_leads)
+
+    def _replica_leads(self) -> bool:
+        from redis.exceptions import ConnectionError as Cut  # slow to import, and most storms need it not
+
+        try:
+            return self.replica.command("ROLE")[0] in ("master", b"master")
+        except Cut:  # it ends all connections when it is promoted
+            return False
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE
+        while not await self._thread(condition):
+            if time.monotonic() > end:
+                raise RuntimeError("the Sentinels do not do their work")
+            await asyncio.sleep(0.05)
+
+    def close(self) -> None:
+        for server in (*self._sentinels, self.replica, self.first):
+            server.close()
+        self.proxy.cut()
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True

@@ -1,0 +1,157 @@
+"""tests/storms/ledger.py: what a storm may not overlook, it does not."""
+
+from __future__ import annotations
+
+import pytest
+from tests.storms.ledger import Follower, Ledger, Place
+
+RECENT = "recent"
+
+
+def place(offset: int, epoch: str = "e") -> Place:
+    return Place(epoch, offset)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
+
+
+def follower(ledger: Ledger, who: str = "u") -> Follower:
+    made = ledger.follow(who, RECENT)
+    ledger.note(made.subscribed(place(0), asked=False, recovered=False))
+    return made
+
+
+def hears(ledger: Ledger, who: Follower, *each: str) -> None:
+    for what in each:
+        assert who.place is not None
+        ledger.note(who.got(who.place.offset + 1, what))
+
+
+def published(ledger: Ledger, what: str, at: Place | None) -> None:
+    ledger.begins(what)
+    ledger.ended(what, RECENT, "acknowledged", at)
+
+
+def verdict(ledger: Ledger, *, may_lose: bool = False) -> str:
+    return "\n".join(ledger.close(ledger.followers, may_lose=may_lose))
+
+
+def test_two_who_have_all_of_it(ledger: Ledger) -> None:
+    for who in (follower(ledger, "u"), follower(ledger, "v")):
+        hears(ledger, who, "a", "b")
+    published(ledger, "a", place(1))
+    published(ledger, "b", None)
+    assert verdict(ledger) == ""
+
+
+def test_a_hole(ledger: Ledger) -> None:
+    who = follower(ledger)
+    ledger.note(who.got(2, "b"))
+    assert "b with offset 2 after 0" in verdict(ledger)
+
+
+def test_a_repetition(ledger: Ledger) -> None:
+    who = follower(ledger)
+    hears(ledger, who, "a")
+    ledger.note(who.got(1, "a"))
+    assert "a with offset 1 after 1" in verdict(ledger)
+
+
+def test_something_published_twice(ledger: Ledger) -> None:
+    hears(ledger, follower(ledger), "a", "a")
+    assert "published twice" in verdict(ledger)
+
+
+def test_something_published_once_in_each_life(ledger: Ledger) -> None:
+    who = follower(ledger)
+    hears(ledger, who, "a")
+    ledger.note(who.subscribed(place(0, "f"), asked=True, recovered=False))
+    hears(ledger, who, "a")
+    published(ledger, "a", place(1, "f"))
+    assert verdict(ledger, may_lose=True) == ""
+    assert "published twice" in verdict(ledger, may_lose=False)
+
+
+def test_something_published_twice_in_one_life_although_data_was_lost(ledger: Ledger) -> None:
+    hears(ledger, follower(ledger), "a", "a")
+    assert "published twice" in verdict(ledger, may_lose=True)
+
+
+def test_two_who_got_different_things(ledger: Ledger) -> None:
+    hears(ledger, follower(ledger, "u"), "a")
+    hears(ledger, follower(ledger, "v"), "b")
+    assert "one got b and another one a" in verdict(ledger)
+
+
+def test_one_who_is_behind(ledger: Ledger) -> None:
+    hears(ledger, follower(ledger, "u"), "a", "b")
+    hears(ledger, follower(ledger, "v"), "a")
+    text = verdict(ledger)
+    assert "v in recent: 1 publications are missing, and nobody said so" in text
+    assert "stand at different places" in text
+
+
+def test_what_was_acknowledged_and_nobody_got(ledger: Ledger) -> None:
+    follower(ledger)
+    published(ledger, "a", None)
+    assert "a was acknowledged, and nobody got it" in verdict(ledger)
+
+
+def test_what_was_acknowledged_elsewhere_than_it_stands(ledger: Ledger) -> None:
+    hears(ledger, follower(ledger), "a")
+    published(ledger, "a", place(2))
+    assert "its publisher was told" in verdict(ledger)
+
+
+def test_what_was_refused_and_is_there(ledger: Ledger) -> None:
+    hears(ledger, follower(ledger), "a")
+    ledger.ended("a", RECENT, "refused")
+    assert "its publisher was told that it is not" in verdict(ledger)
+
+
+def test_what_nobody_can_know_may_be_there_or_not(ledger: Ledger) -> None:
+    hears(ledger, follower(ledger), "a")
+    ledger.ended("a", RECENT, "perhaps")
+    ledger.ended("b", RECENT, "perhaps")
+    assert verdict(ledger) == ""
+
+
+def test_a_call_without_an_answer(ledger: Ledger) -> None:
+    ledger.begins("a")
+    assert "a has no answer" in verdict(ledger)
+
+
+def test_a_loss_that_was_told(ledger: Ledger) -> None:
+    who = follower(ledger)
+    hears(ledger, who, "a")
+    published(ledger, "a", place(1))
+    published(ledger, "lost", place(2))
+    published(ledger, "missed", place(1, "f"))
+    ledger.note(who.subscribed(place(1, "f"), asked=True, recovered=False))
+    hears(ledger, who, "b")
+    assert verdict(ledger, may_lose=True) == ""
+    assert dict(ledger.losses()) == {1: 1}
+
+
+def test_a_loss_does_not_excuse_what_is_missing_later(ledger: Ledger) -> None:
+    who = follower(ledger)
+    ledger.note(who.subscribed(place(1, "f"), asked=True, recovered=False))
+    published(ledger, "a", place(2, "f"))
+    assert "1 publications are missing" in verdict(ledger, may_lose=True)
+
+
+def test_a_recovery_into_another_epoch(ledger: Ledger) -> None:
+    who = follower(ledger)
+    ledger.note(who.subscribed(place(0, "f"), asked=True, recovered=True))
+    assert "recovered, from" in verdict(ledger)
+
+
+def test_what_was_before_a_round_is_forgotten(ledger: Ledger) -> None:
+    who = follower(ledger)
+    hears(ledger, who, "a")
+    published(ledger, "b", None)
+    ledger.begin()
+    hears(ledger, who, "c")
+    assert verdict(ledger) == ""
