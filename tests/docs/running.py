@@ -3,7 +3,8 @@
 Answers for: Python with top-level await, commands, servers that go on, JavaScript in a browser's page, files, and an
 error that names the place in the page. Refuses to know: which pages there are, and Markdown.
 
-The port 8000 of the pages is a free one here.
+The ports of the pages are free ones here: 8000, 8001 for a second server, which leaves the first one running, and
+6379 for a Redis of this page's own. `redis-cli` without a port means that.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from playwright.async_api import Page
+from tests.backends import RedisServer
 from tests.docs.pages import Block
 from tests.serving import ROOT, leashed
 
@@ -47,7 +49,8 @@ _LISTENER = re.compile(r"(?:\w+=\S* )*hubbub sub\b")
 
 Browse = Callable[[str], Awaitable[Page]]
 
-_PORT = re.compile(r"\b8000\b")
+_PORT = re.compile(r"\b(?:8000|8001|6379)\b")
+_REDIS_CLI = re.compile(r"\bredis-cli (?!-)")
 
 
 class Wrong(AssertionError):
@@ -76,7 +79,8 @@ class Stage:
     def __init__(self, folder: Path, browse: Browse | None = None) -> None:
         """`browse` opens a URL of ours in a browser's page, with the official client loaded; JavaScript needs it."""
         self.folder = folder
-        self.port = _free_port()
+        self.port, self.second_port = _free_port(), _free_port()
+        self._redis: RedisServer | None = None  # ends after all who use it
         self._browse = browse
         self._module = types.ModuleType(f"page_{self.port}")
         self._background: list[Running] = []
@@ -100,6 +104,8 @@ class Stage:
             await self._stack.aclose()
             while self._background:
                 await _end(self._background.pop())
+            if self._redis is not None:
+                self._redis.close()
 
     async def run(self, block: Block) -> None:
         """Run one block. Raises Wrong, or whatever the block raises."""
@@ -133,8 +139,16 @@ class Stage:
             load(file, {})
 
     def local(self, text: str) -> str:
-        """The page's text with our port."""
-        return _PORT.sub(str(self.port), text)
+        """The page's text with our ports."""
+        return _PORT.sub(lambda found: str(self._port(found[0])), _REDIS_CLI.sub("redis-cli -p 6379 ", text))
+
+    def _port(self, of_page: str) -> int:
+        """Ours in its place."""
+        if of_page != "6379":
+            return self.port if of_page == "8000" else self.second_port
+        if self._redis is None:  # started where it is first spoken of
+            self._redis = RedisServer("redis").start()
+        return self._redis.port
 
     # Python ---------------------------------------------------------------------------------------------------------
 
@@ -188,7 +202,8 @@ class Stage:
 
     async def _command(self, place: str, command: str, expected: str | None) -> None:
         is_server = bool(_SERVER.match(command))
-        if is_server:
+        is_second = is_server and f"--port {self.second_port}" in command
+        if is_server and not is_second:
             await self._clear()
         process = await asyncio.create_subprocess_exec(
             *leashed("/bin/sh", "-c", _becoming(command)),
@@ -204,7 +219,7 @@ class Stage:
         if is_server or command.endswith("&") or _LISTENER.match(command):
             self._background.append(running)
             if is_server:
-                await self._listening(running)
+                await self._listening(running, self.second_port if is_second else self.port)
             return
         await asyncio.wait_for(process.wait(), PATIENCE)
         await reader
@@ -213,16 +228,12 @@ class Stage:
         elif process.returncode:
             raise Wrong(f"{running.place}: ended with {process.returncode}:\n{output.getvalue()}")
 
-    async def _listening(self, running: Running) -> None:
+    async def _listening(self, running: Running, port: int) -> None:
         """It has said so, and it does, before anything else is done."""
         ended = running.reader.done
-        await _until(lambda: ended() or (_has_said(running) and self._listens()), PATIENCE)
+        await _until(lambda: ended() or (_has_said(running) and _listens(port)), PATIENCE)
         if ended() or not _has_said(running):
             raise Wrong(f"{running.place}: printed\n{running.output.getvalue()}\nthe page says\n{running.expected}")
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def _environment(self, command: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HUBBUB_")}
@@ -313,6 +324,11 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _becoming(command: str) -> str:

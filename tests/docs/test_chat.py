@@ -33,16 +33,16 @@ class Tabs:
 
     def __init__(self, browser: BrowserContext, stage: Stage) -> None:
         self._browser = browser
-        self._url = f"http://127.0.0.1:{stage.port}"
+        self._port = stage.port
         self.errors: list[str] = []
 
-    async def open(self, name: str = "") -> Page:
-        """A tab; its user answers with that name when asked for one."""
+    async def open(self, name: str = "", *, port: int = 0) -> Page:
+        """A tab; its user answers with that name when asked for one. `port` is another server's than the first."""
         page = await self._browser.new_page()
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         if name:
             page.once("dialog", lambda dialog: dialog.accept(name))
-        await page.goto(self._url)
+        await page.goto(f"http://127.0.0.1:{port or self._port}")
         return page
 
 
@@ -74,6 +74,22 @@ async def test_the_chat_of_the_readme(tmp_path: Path, open_browser: Open) -> Non
             await stage.run(block)
         tabs = Tabs(await open_browser(), stage)
         await talk(await tabs.open(), await tabs.open())
+        assert not tabs.errors
+
+
+async def test_the_second_server_of_the_readme(tmp_path: Path, open_browser: Open) -> None:
+    first, second = chats(README)[:2]
+    async with Stage(tmp_path) as stage:
+        for block in [block for block in first if block.file] + second:
+            await stage.run(block)
+        tabs = Tabs(await open_browser(), stage)
+        pages = await tabs.open(), await tabs.open(port=stage.second_port)
+        await talk(*pages)
+        for block in blocks(README):
+            if block.language == "sh" and block.text.startswith("redis-cli"):
+                await stage.run(block)
+        for page in pages:
+            await expect(page.locator("#said li").last).to_have_text("hello from a shell")
         assert not tabs.errors
 
 

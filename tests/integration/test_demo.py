@@ -2,110 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import re
-import shutil
-import signal
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
-from tests.compat.stage import CHROMIUM_FLAGS, missing
-from tests.serving import ROOT, leashed
-
-Open = Callable[..., Awaitable[Page]]
-
-#: The teller says five lines in four seconds, and this machine may have other things to do.
-PATIENCE = 20_000
+from playwright.async_api import Page, expect
+from tests.integration.demo_support import PATIENCE, Demo, Open, connected, offsets, say, tabs
 
 LAWS = (Path(__file__).with_name("test_demo_laws.js")).read_text()
-
-
-class Demo:
-    """`hubbub demo`, on a free port at first, and on the same one when it starts again."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        port = self.url.rstrip("/").rpartition(":")[2] or "0"
-        command = leashed(sys.executable, "-m", "hubbub", "demo", "--port", port)
-        self._process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
-        assert self._process.stdout is not None
-        line = (await self._process.stdout.readline()).decode()
-        assert "demo: open http" in line, line
-        self.url = line.split("open ")[1].split(" ")[0]
-
-    async def stop(self) -> None:
-        assert self._process is not None
-        self._process.terminate()
-        assert await self._process.wait() in (0, -signal.SIGTERM)  # uvicorn ends in good order and then by the signal
 
 
 @pytest.fixture
 async def demo() -> AsyncIterator[Demo]:
     """The demo, running."""
-    demo = Demo()
-    await demo.start()
-    yield demo
-    await demo.stop()
+    async with Demo() as demo:
+        yield demo
 
 
 @pytest.fixture
 async def open_tab(demo: Demo) -> AsyncIterator[Open]:
-    """Opens the page as one more person, connected. At the end no page may have complained."""
-    chromium = shutil.which("chromium-headless-shell") or missing("chromium-headless-shell")
-    flags = [*CHROMIUM_FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-    complaints: list[str] = []
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=flags)
-
-        async def open_tab(name: str, *, width: int = 1280, before: str = "", **options: Any) -> Page:
-            context = await browser.new_context(viewport={"width": width, "height": 800}, **options)
-            page = await context.new_page()
-            page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
-            page.on("pageerror", lambda error: complaints.append(str(error)))
-            if before == "clock":
-                await page.clock.install()
-            await page.goto(f"{demo.url}?name={name}")
-            await connected(page)
-            return page
-
-        yield open_tab
-        await browser.close()
-    assert complaints == []
-
-
-async def connected(page: Page) -> None:
-    """It is connected, and in the open room."""
-    await expect(page.locator("#state[data-state=connected]")).to_be_visible()
-    await expect(page.locator("#here li").first).to_be_attached()
-
-
-async def say(page: Page, *texts: str) -> None:
-    """Write messages, and see each come back."""
-    for text in texts:
-        await page.fill("#text", text)
-        await page.press("#text", "Enter")
-        await expect(page.locator(".pending")).to_have_count(0)
+    """Opens the page as one more person, connected."""
+    async with tabs() as open_tab:
+        yield partial(open_tab, at=demo)
 
 
 async def go(page: Page, room: str) -> None:
     """Go to another room."""
     await page.locator("#rooms button", has_text=room).click()
     await expect(page.locator("#title")).to_have_text(room)
-
-
-async def offsets(page: Page) -> list[int]:
-    """The offsets of the open room's messages, as they stand on the page."""
-    rows = page.locator(".log:not([hidden]) li[data-offset]")
-    found: list[int] = await rows.evaluate_all("all => all.map(one => +one.dataset.offset)")
-    return found
 
 
 async def publish(page: Page, first: int, last: int) -> None:

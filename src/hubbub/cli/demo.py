@@ -15,12 +15,15 @@ from hubbub.version import VERSION
 if TYPE_CHECKING:
     from hubbub.server import Server
 
-EXAMPLE = "  hubbub demo --port 8001"
+EXAMPLE = """\
+  hubbub demo
+  hubbub demo --broker redis://localhost --port 8001   one of several servers that are one"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add what it takes."""
     parser.add_argument("--port", type=port, default=8000, help="port to listen on (8000; 0 for a free one)")
+    parser.add_argument("--broker", default="", metavar="URL", help="a Redis that several of these share (redis://…)")
     add_verbose(parser)
 
 
@@ -29,6 +32,7 @@ def run(options: argparse.Namespace) -> int:
     from hubbub.demo.room import serve_demo
 
     async def ready(server: Server) -> None:
-        print(f"hubbub {VERSION} demo: open {server.address} in two tabs", flush=True)
+        where = "one tab, and another server's address in a second" if options.broker else "two tabs"
+        print(f"hubbub {VERSION} demo: open {server.address} in {where}", flush=True)
 
-    return start(serve_demo(options.port, ready), options)
+    return start(serve_demo(options.port, ready, broker=options.broker), options)

@@ -39,6 +39,9 @@ ROOMS = ("lobby", "kitchen", "music", "workshop")
 #: Whoever does not say a name gets the next of these.
 NAMES = ("Wren", "Otter", "Lark", "Badger", "Heron", "Vole", "Finch", "Marten", "Swift", "Hare")
 
+#: Whose the keys are in a Redis that other applications may use as well.
+NAME = "hubbub-demo"
+
 #: Characters of a name, and of a message.
 NAME_LENGTH = 24
 TEXT_LENGTH = 4000
@@ -99,13 +102,17 @@ class Call(msgspec.Struct):
 class Demo:
     """The rooms, their page and their voices."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, broker: str = "") -> None:
         self._secret = secrets.token_hex(32)
-        self._names = itertools.cycle(NAMES)
+        self._names = itertools.cycle(NAMES[port % len(NAMES) :] + NAMES[: port % len(NAMES)])  # others on another port
         self._talking: set[tuple[str, str]] = set()
         # Ready settings: what a hubbub.toml in somebody's folder says is not meant for the demo.
-        own = {"server.port": port, "auth.hmac_secret": self._secret}
+        own: dict[str, object] = {"server.port": port, "auth.hmac_secret": self._secret}
+        if broker:
+            own |= {"broker.url": broker, "broker.name": NAME}
         self.hub = Hubbub(settings=load(None, None, own))
+        #: What people know this server by, where there may be more than one.
+        self.server = ""
         self.hub.channel("demo:{room}", delivery="recent", history_size=1000, history_ttl="1h", max_bytes=16_384)(Room)
         self.hub.channel("here:{room}", presence=True, join_leave="always")(Here)
         self.hub.rpc("tell")(self._tell)
@@ -122,11 +129,11 @@ class Demo:
         return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
     async def _token(self, request: Request) -> Response:
-        """A token for whoever asks: everybody may come in under any name."""
+        """A token for whoever asks: everybody may come in under any name. It says on which server they are, too."""
         name = request.query_params.get("name", "").strip()[:NAME_LENGTH] or next(self._names)
         user = request.query_params.get("user", "")[:NAME_LENGTH] or secrets.token_hex(4)
-        token = connection_token(self._secret, user, info={"name": name})
-        return JSONResponse({"token": token, "name": name, "user": user})
+        token = connection_token(self._secret, user, info={"name": name, "server": self.server})
+        return JSONResponse({"token": token, "name": name, "user": user, "server": self.server})
 
     async def _tell(self, connection: Connection, request: Call) -> None:
         """Somebody is about to cut their connection: say something that they miss."""
@@ -146,7 +153,8 @@ class Demo:
         try:
             for line in lines:
                 await asyncio.sleep(pace)
-                await self.hub.publish(f"demo:{room}", {"name": voice, "text": line, "at": _now()})
+                said = {"name": voice, "server": self.server, "text": line, "at": _now()}
+                await self.hub.publish(f"demo:{room}", said)
         finally:
             self._talking.discard((voice, room))
 
@@ -161,9 +169,18 @@ def _now() -> int:
     return round(time.time() * 1000)
 
 
-def serve_demo(port: int, on_ready: Callable[[Server], Awaitable[None]]) -> Server:
-    """The server of the demo, ready to run. Raises ConfigurationError when the page's client was not built."""
+def serve_demo(port: int, on_ready: Callable[[Server], Awaitable[None]], *, broker: str = "") -> Server:
+    """The server of the demo, ready to run: one of several that share the Redis at `broker`, or the only one.
+
+    Raises ConfigurationError when the page's client was not built, or for what is no URL of a Redis.
+    """
     if not CLIENT.exists():
         raise ConfigurationError(f"{CLIENT.name} is missing: build it with `python3 dev.py web`")
-    demo = Demo(port)
-    return Server(demo.hub, fallback=demo.pages, on_ready=on_ready)
+    demo = Demo(port, broker)
+
+    async def ready(server: Server) -> None:
+        if broker:
+            demo.server = f":{server.address.rpartition(':')[2]}"
+        await on_ready(server)
+
+    return Server(demo.hub, fallback=demo.pages, on_ready=ready)

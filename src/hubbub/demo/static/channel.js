@@ -5,13 +5,14 @@ import { client, wire } from "./network.js";
 
 const PAGE = 200; // messages of history on coming in
 const FOREVER = Infinity;
-const SERVER_ERRORS = 100; // codes below are the client's own: the connection went while it waited
-const TIMEOUT = 1;
+const TROUBLE = new Set([1, 100]); // no answer in time, and that the server cannot pass it on: nobody's mistake
+const RETRY = 1000; // milliseconds
+const LOST_ITS_PLACE = 2500; // and above: the server ended the subscription, and the client subscribes again by itself
 
-/** Who wrote it. The server vouches for `info`; what it publishes by itself has none and says its own name. */
+/** Who wrote it, and on which server. Servers vouch for `info`; what they publish themselves has none and says it. */
 export function author({ info, data }) {
-  if (info) return { user: info.user, name: info.connInfo?.name || info.user };
-  return { user: "", name: String(data?.name || "server") };
+  if (info) return { user: info.user, name: info.connInfo?.name || info.user, server: info.connInfo?.server || "" };
+  return { user: "", name: String(data?.name || "server"), server: String(data?.server || "") };
 }
 
 export class Channel {
@@ -28,6 +29,7 @@ export class Channel {
   #gapFrom = 0; // the first offset that was not heard, while something may be missing
   #until = 0; // while what was missed comes in: the last offset of it
   #heardAt = 0;
+  #retry = 0; // the timer, while the server cannot pass on what is written
 
   /** `ears`: change(outcome), message(publication, kind), typing(publication). */
   constructor(id, view, ears) {
@@ -37,6 +39,11 @@ export class Channel {
     this.subscription = client.newSubscription(`demo:${id}`);
     this.subscription.on("publication", (publication) => this.#hear(publication));
     this.subscription.on("subscribed", (context) => this.#enter(context));
+    this.subscription.on("subscribing", ({ code }) => {
+      if (code < LOST_ITS_PLACE) return;
+      wire.mendedAt = performance.now();
+      this.lose();
+    });
     this.subscription.subscribe();
   }
 
@@ -156,18 +163,34 @@ export class Channel {
     for (const entry of this.outbox.values()) this.#post(entry);
   }
 
+  // By the key the server knows a message again: it is there once, however often it was sent.
   async #post(entry) {
-    if (!this.isReady || entry.isUnderway || entry.hasFailed) return;
+    if (!this.isReady || this.#retry || entry.isUnderway || entry.hasFailed) return;
+    const { key, text } = entry;
     entry.isUnderway = true;
     try {
-      await this.subscription.publish({ text: entry.text, key: entry.key });
-    } catch (error) {
-      // A message that was underway when the connection went may have arrived: what is recovered will tell.
-      entry.hasFailed = error.code >= SERVER_ERRORS || error.code === TIMEOUT;
-      if (entry.hasFailed) this.view.fail(entry.row, error.message);
+      await client.rpc("publish", { channel: this.subscription.channel, data: { text, key }, idempotency_key: key });
+    } catch ({ code, message }) {
+      if (TROUBLE.has(code)) this.#delay(entry);
+      else if (code > Math.max(...TROUBLE)) this.#fail(entry, message);
+      // else the connection went while it was underway: it may have arrived, and goes out again when it has not
     } finally {
       entry.isUnderway = false;
     }
+  }
+
+  #fail(entry, reason) {
+    entry.hasFailed = true;
+    this.view.fail(entry.row, reason);
+  }
+
+  // What is written meanwhile waits, too: everything goes out in the order in which it was written.
+  #delay(entry) {
+    this.view.delay(entry.row);
+    this.#retry ||= setTimeout(() => {
+      this.#retry = 0;
+      this.#flush();
+    }, RETRY);
   }
 
   #sent(key) {

@@ -42,6 +42,12 @@ function clock(at) {
   return make("time", { dateTime: date.toISOString(), textContent: text });
 }
 
+/** A word about somebody who is on another server than this page; nothing about others. */
+export function elsewhere({ server }) {
+  if (!server || server === me.server) return [];
+  return [" ", make("span", { className: "elsewhere", textContent: `via ${server}`, title: "Through another server" })];
+}
+
 export class Log {
   #isPinned = true; // to the newest message, until somebody scrolls up
   #aim = 0; // where we scrolled to: a scroll event from there is ours
@@ -102,10 +108,21 @@ export class Log {
     return row;
   }
 
+  /** The server cannot pass it on just now. It is sent again. */
+  delay(row) {
+    if (row.classList.contains("delayed")) return;
+    row.classList.add("delayed");
+    row.querySelector(".offset").textContent = "!";
+    row.querySelector(".body").append(
+      make("p", { className: "refusal", role: "status", textContent: "Not sent yet: the server cannot pass it on. Trying again." }));
+    this.#toEnd();
+  }
+
   /** It was refused: say why, and offer to put it back into the field. */
   fail(row, reason) {
     const button = make("button", { type: "button", className: "quiet", textContent: "Put it back" });
     button.addEventListener("click", row.discard);
+    row.querySelector(".refusal")?.remove();
     row.classList.add("failed");
     row.querySelector(".offset").textContent = "!";
     row.querySelector(".body").append(make("p", { className: "refusal", role: "alert" }, `Not sent: ${reason}. `, button));
@@ -121,11 +138,12 @@ export class Log {
   }
 
   #row(tag, who, at, text) {
-    const isSame = who.user === this.#before.user && who.name === this.#before.name && at - this.#before.at < SAME_BREATH;
+    const before = this.#before;
+    const isSame = who.user === before.user && who.name === before.name && at - before.at < SAME_BREATH;
     const name = make("b", { dir: "auto", textContent: who.name });
     const row = make("li", { className: isSame ? "message same" : "message" },
       make("span", { className: "offset", textContent: tag }), avatar(who),
-      make("div", { className: "body" }, make("p", { className: "who" }, name, " ", clock(at)),
+      make("div", { className: "body" }, make("p", { className: "who" }, name, " ", clock(at), ...elsewhere(who)),
         make("p", { className: "text", dir: "auto", textContent: text })));
     row.classList.toggle("long", text.length > LONG_TEXT || text.split("\n").length > LONG_TEXT / 100);
     row.style.setProperty("--hue", hue(who.user));

@@ -8,8 +8,8 @@ export const me = JSON.parse(sessionStorage.me || "null") || { name: asked || ""
 async function getToken() {
   const answer = await fetch(`/token?${new URLSearchParams({ name: me.name, user: me.user })}`);
   if (!answer.ok) throw new Error(`no token: ${answer.status}`);
-  const { token, name, user } = await answer.json();
-  Object.assign(me, { name, user });
+  const { token, name, user, server } = await answer.json();
+  Object.assign(me, { name, user, server }); // `server` is empty where there is only one
   sessionStorage.me = JSON.stringify(me);
   return token;
 }
@@ -35,7 +35,11 @@ class CuttableSocket extends WebSocket {
   }
 }
 
+// Longer than a server takes to find out that it cannot reach its broker: its answer is better than none.
+const TIMEOUT = 8000;
+
 export const client = new Centrifuge(`${location.origin.replace("http", "ws")}/connection/websocket`, {
+  timeout: TIMEOUT,
   websocket: CuttableSocket,
   minReconnectDelay: 200,
   maxReconnectDelay: 1000,

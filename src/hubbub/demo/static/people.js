@@ -1,7 +1,7 @@
 // Who is in the open room, one line for each user however many tabs they have; and who is typing.
 // Knows nothing of messages.
 
-import { avatar, make } from "./log.js";
+import { avatar, elsewhere, make } from "./log.js";
 import { client, me } from "./network.js";
 
 const TYPING_TTL = 4000; // milliseconds that a hint holds without another
@@ -63,7 +63,7 @@ export class People {
   #line(one) {
     const known = this.#rows.get(one.user);
     if (known) return known;
-    const row = make("li", {}, avatar(one), make("span", { dir: "auto", textContent: one.name }), make("small"));
+    const row = make("li", {}, avatar(one), make("span", { dir: "auto", textContent: one.name }), make("small"), ...elsewhere(one));
     row.dataset.user = one.user;
     this.#rows.set(one.user, row);
     if (one.user === me.user) this.list.prepend(row);
@@ -79,7 +79,7 @@ export class People {
 }
 
 function who({ user, connInfo }) {
-  return { user, name: connInfo?.name || user };
+  return { user, name: connInfo?.name || user, server: connInfo?.server || "" };
 }
 
 function note(user, tabs) {

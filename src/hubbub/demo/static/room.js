@@ -130,7 +130,10 @@ const STATES = { connected: "Connected", connecting: "Connecting", disconnected:
 function drawState() {
   const state = wire.isCut ? "cut" : client.state;
   document.body.dataset.state = $("state").dataset.state = state;
-  $("state").textContent = STATES[state];
+  const where = state === "connected" && me.server ? [make("span", { className: "to", textContent: ` to ${me.server}` })] : [];
+  $("state").replaceChildren(STATES[state], ...where);
+  $("place").textContent = me.server || "–";
+  $("place").parentElement.hidden = !me.server;
   $("cut").ariaChecked = String(wire.isCut);
   $("cut").disabled = !me.user;
   $("crowd").disabled = state !== "connected";
