@@ -47,6 +47,8 @@ COMMANDS = {
     "sub": Entry("hubbub.cli.sub", "print what is published in channels of a running server"),
     "token": Entry("hubbub.cli.token", "make a token for a client, or say what is in one"),
     "config": Entry("hubbub.cli.config", "show the settings that hold, and where each came from"),
+    "doctor": Entry("hubbub.cli.doctor", "look at what the settings name, and say what to do about it"),
+    "db": Entry("hubbub.cli.db", "bring the store up to date, or copy it while it is in use"),
     "bench": Entry("hubbub.cli.bench", "put a load on a server and say how it does"),
     "demo": Entry("hubbub.cli.demo", "a room in the browser: messages, history, who is here, cut and recover"),
 }

@@ -37,6 +37,10 @@ class Colours:
         """What should not have happened."""
         return self._in("33", text)
 
+    def wrong(self, text: str) -> str:
+        """What has to be mended."""
+        return self._in("31", text)
+
     def _in(self, code: str, text: str) -> str:
         return f"\x1b[{code}m{text}{_RESET}" if self._is_on else text
 
