@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         HubbubError,
         NotAvailable,
         PermissionDenied,
+        PublishFailed,
         ReplyError,
         UnknownChannel,
     )
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from hubbub.handlers.publication import Publication
     from hubbub.handlers.rooms import Ephemeral
     from hubbub.model import ClientInfo, Position, PresenceStats, Published
+    from hubbub.outbox import Outgoing
 
 _HOMES = {
     "hubbub.app": ("History", "Hubbub", "Subscription"),
@@ -46,6 +48,7 @@ _HOMES = {
         "HubbubError",
         "NotAvailable",
         "PermissionDenied",
+        "PublishFailed",
         "ReplyError",
         "UnknownChannel",
     ),
@@ -53,6 +56,7 @@ _HOMES = {
     "hubbub.handlers.publication": ("Publication",),
     "hubbub.handlers.rooms": ("Ephemeral",),
     "hubbub.model": ("ClientInfo", "Position", "PresenceStats", "Published"),
+    "hubbub.outbox": ("Outgoing",),
 }
 
 __all__ = [
@@ -68,11 +72,13 @@ __all__ = [
     "Hubbub",
     "HubbubError",
     "NotAvailable",
+    "Outgoing",
     "PermissionDenied",
     "Position",
     "PositionLost",
     "PresenceStats",
     "Publication",
+    "PublishFailed",
     "Published",
     "ReplyError",
     "Subscription",

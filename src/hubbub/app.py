@@ -36,6 +36,7 @@ from hubbub.handlers.rooms import Room
 from hubbub.handlers.signatures import require_name, where
 from hubbub.handlers.typed import Reader
 from hubbub.model import ClientInfo, Position, PresenceStats, Published
+from hubbub.outbox import Outgoing, outgoing
 from hubbub.payload import DataFormat
 from hubbub.protocol.codec import Codec
 from hubbub.settings import Settings, line_of, load, notes
@@ -72,6 +73,7 @@ class ChannelOptions(TypedDict, total=False):
     delivery: Delivery
     history_size: int
     history_ttl: float | str
+    retention: float | str
     presence: bool
     join_leave: JoinLeave
     subscribe: MaySubscribe
@@ -145,7 +147,7 @@ class Hubbub:
         config: str | os.PathLike[str] | None = None,
         settings: Settings | None = None,
         clock: Clock | None = None,
-        **sections: Mapping[str, object],
+        **sections: Mapping[str, object] | str,
     ) -> None:
         if config is None and settings is None and Path(DEFAULT_CONFIG).exists():
             config = DEFAULT_CONFIG
@@ -341,6 +343,7 @@ class Hubbub:
         namespace = pattern.namespace or DEFAULT
         try:
             keys = {f"channels.{namespace}.{key}": value for key, value in said.items()}
+            keys["store.url"] = self.settings.store.url  # without one, nothing can be durable
             return load(None, {}, keys).channels[namespace]
         except ConfigurationError as error:
             raise ConfigurationError(f"{where(of)}: {str(error).removeprefix('argument: ')}") from None
@@ -408,6 +411,22 @@ class Hubbub:
             done.append(await self.node.publish(channel, body, rules=rules))
             await self._breathe()
         return done
+
+    def outbox(
+        self, channel: str, data: Any, *, tags: dict[str, str] | None = None, idempotency_key: str = ""
+    ) -> Outgoing:
+        """`data` as a row to insert in a transaction of your own: it is published once that has committed, or never.
+
+            @hub.rpc("orders.pay")
+            async def pay(caller: Connection, order: int) -> None:
+                async with pool.acquire() as connection, connection.transaction():
+                    await connection.execute("UPDATE orders SET state = 'paid' WHERE id = $1", order)
+                    await connection.execute(*hub.outbox(f"orders:{order}", {"state": "paid"}).asyncpg)
+
+        In durable channels, with the store in the same PostgreSQL database; `Outgoing` has it for other drivers. Needs
+        no start. Raises UnknownChannel, BadRequest, ConfigurationError.
+        """
+        return outgoing(self.node, self.settings.store.url, channel, data, tags=tags, key=idempotency_key)
 
     @overload
     def subscribe(self, channel: str, *, history: int = 0, since: Position | None = None) -> Subscription[Any]: ...

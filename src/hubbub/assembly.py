@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hubbub.auth import TokenVerifier
 from hubbub.brokers.base import Broker
 from hubbub.brokers.memory import MemoryBroker
 from hubbub.channels import Namespaces, PersonalChannels
-from hubbub.clock import TimerWheel
+from hubbub.clock import Clock, TimerWheel
 from hubbub.core.access import Access
 from hubbub.core.hooks import Handlers
 from hubbub.core.node import Limits, Node
@@ -23,6 +24,8 @@ from hubbub.presence.memory import MemoryPresence
 from hubbub.protocol.session import Timing
 from hubbub.rates import parse_rate
 from hubbub.settings import Settings
+from hubbub.stores.base import Store
+from hubbub.stores.memory import MemoryStore
 
 
 def node_of(settings: Settings, timers: TimerWheel, handlers: Handlers) -> Node:
@@ -33,6 +36,7 @@ def node_of(settings: Settings, timers: TimerWheel, handlers: Handlers) -> Node:
         namespaces,
         _broker(settings, timers),
         presence=_presence(settings, timers),
+        store=store_of(settings, timers.clock),
         timers=timers,
         access=Access(
             namespaces,
@@ -65,7 +69,7 @@ def _broker(settings: Settings, timers: TimerWheel) -> Broker:
     broker = settings.broker
     if broker.url.startswith("memory:"):
         return MemoryBroker(timers)
-    with _needs_redis():
+    with _needs("hiredis redis", "redis"):
         from hubbub.brokers.redis import RedisBroker
     return RedisBroker(broker.url, name=broker.name, prefix=broker.prefix, clock=timers.clock)
 
@@ -74,20 +78,41 @@ def _presence(settings: Settings, timers: TimerWheel) -> Presence:
     url = settings.presence.url or settings.broker.url
     if url.startswith("memory:"):
         return MemoryPresence()
-    with _needs_redis():
+    with _needs("hiredis redis", "redis"):
         from hubbub.presence.redis import RedisPresence
     return RedisPresence(url, name=settings.broker.name, clock=timers.clock)
 
 
+def store_of(settings: Settings, clock: Clock) -> Store | None:
+    """The store, not started; None where none is set."""
+    store = settings.store
+    if not store.url:
+        return None
+    if store.url.startswith("memory:"):
+        return MemoryStore(clock=clock)
+    if not store.url.startswith("sqlite:"):
+        with _needs("asyncpg", "postgresql"):
+            from hubbub.stores.postgresql import PostgresStore
+        return PostgresStore(store.url, clock=clock, is_relaxed=store.durability == "relaxed")
+    from hubbub.stores.sqlite import SqliteStore  # who has no such store need not load SQLite
+
+    path = Path(store.url.removeprefix("sqlite:///"))
+    return SqliteStore(path, clock=clock, is_relaxed=store.durability == "relaxed")
+
+
 @contextmanager
-def _needs_redis() -> Iterator[None]:
-    """What is only there with the extra."""
+def _needs(packages: str, extra: str) -> Iterator[None]:
+    """What is only there with an extra."""
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name not in ("hiredis", "redis"):
+        if error.name not in packages.split():
             raise
-        raise ConfigurationError(f"Redis needs the package {error.name}: pip install 'hubbub[redis]'") from None
+        raise ConfigurationError(f"{extra} needs the package {error.name}: pip install 'hubbub[{extra}]'") from None
+
+
+#: Sections of which nearly always the URL alone is said.
+_URLS = frozenset({"broker", "store", "presence"})
 
 
 def overrides(url: str | None, sections: Mapping[str, Any]) -> dict[str, object]:
@@ -95,7 +120,7 @@ def overrides(url: str | None, sections: Mapping[str, Any]) -> dict[str, object]
     found: dict[str, object] = {} if url is None else {"broker.url": url}
     for section, values in sections.items():
         if not isinstance(values, Mapping):
-            found[section] = values
+            found[f"{section}.url" if section in _URLS and isinstance(values, str) else section] = values
             continue
         for name, value in values.items():
             if isinstance(value, Mapping):

@@ -17,7 +17,7 @@ from hubbub.errors import BadRequest, ConfigurationError, UnknownChannel
 from hubbub.payload import DataFormat
 from hubbub.rates import Rate, parse_rate
 
-Delivery = Literal["live", "latest", "recent"]
+Delivery = Literal["live", "latest", "recent", "durable"]
 JoinLeave = Literal["off", "asked", "always"]
 MaySubscribe = Literal["anyone", "user", "owner", "token", "nobody"]
 MayPublish = Literal["anyone", "user", "owner", "subscriber", "nobody"]
@@ -39,13 +39,15 @@ _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 class ChannelRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is kept in the channels of one namespace, and who may what there.
 
-    `history_size` counts publications, `history_ttl` is in seconds, `max_bytes` limits one payload.
+    `history_size` counts publications, `history_ttl` is in seconds, `max_bytes` limits one payload. `retention` is in
+    seconds, too: how long a durable channel keeps a publication; 0 for ever.
     `rate` is a text such as "20/s", "" for no limit: what one connection may publish in one channel.
     """
 
     delivery: Delivery = "live"
     history_size: int = 100
     history_ttl: float = 300.0
+    retention: float = 0.0
     presence: bool = False
     join_leave: JoinLeave = "off"
     subscribe: MaySubscribe = "token"
@@ -59,6 +61,8 @@ class ChannelRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name, value in (("history_size", self.history_size), ("history_ttl", self.history_ttl)):
             if value <= 0:
                 raise ConfigurationError(f"{name} = {value}: expected more than 0; delivery = 'live' keeps nothing")
+        if self.retention < 0:
+            raise ConfigurationError(f"retention = {self.retention}: expected seconds, or 0 for ever")
         if self.max_bytes <= 0:
             raise ConfigurationError(f"max_bytes = {self.max_bytes}: expected more than 0")
         if self.join_leave != "off" and not self.presence:
@@ -74,9 +78,14 @@ class ChannelRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.delivery != "live"
 
     @property
+    def is_durable(self) -> bool:
+        """Whether publications are written to the store before anybody hears of them."""
+        return self.delivery == "durable"
+
+    @property
     def kept(self) -> int:
-        """How many publications the source keeps."""
-        return {"live": 0, "latest": 1}.get(self.delivery, self.history_size)
+        """How many publications the broker keeps."""
+        return {"live": 0, "durable": 0, "latest": 1}.get(self.delivery, self.history_size)
 
     @property
     def publish_rate(self) -> Rate | None:
@@ -186,6 +195,13 @@ class Namespaces:
         if mine:
             raise UnknownChannel(f"unknown channel: {channel!r} matches none of {', '.join(mine)}")
         raise UnknownChannel(f"unknown channel: namespace {namespace!r} is not declared; add [channels.{namespace}]")
+
+    @property
+    def durable(self) -> str:
+        """Something that asks for a store, as its settings or class name it; "" if nothing does."""
+        said = [f"channels.{name}.delivery" for name, rules in self._rules.items() if rules.is_durable]
+        said += [f"the class of {pattern.text!r}" for pattern, rules in self._patterns if rules.is_durable]
+        return said[0] if said else ""
 
     def __iter__(self) -> Iterator[tuple[str, ChannelRules]]:
         return iter(self._rules.items())

@@ -90,6 +90,7 @@ async def test_the_client_hears_the_servers_code_and_reason_after_what_was_writt
         (closing(1000) + closing(1001), 1000),
         (closing(1000) + frame(TEXT, b"late"), 1000),
     ],
+    ids=["reason", "1001", "3000", "4999", "empty", "and bytes", "and another", "and text"],  # masks are random
 )
 @all_doors
 async def test_a_clients_close_is_answered_with_its_code_and_ends_it(door: str, sent: bytes, answered: int) -> None:

@@ -53,14 +53,14 @@ MISTAKES: list[Mistake] = [
         write='hub = Hubbub(channels={"news": {"delivery": "recent", "history_ttl": "5m"}})',
     ),
     InPython(
-        title='`delivery="durable"`',
+        title='`delivery="durable"` without a store',
         code='hub = Hubbub(channels={"orders": {"delivery": "durable"}})',
         sees=(
-            "hubbub.errors.ConfigurationError: argument: channels.orders.delivery = 'durable': expected one of "
-            "live, latest, recent ('durable' comes with a later version)"
+            "hubbub.errors.ConfigurationError: argument: channels.orders.delivery = 'durable': needs a store: "
+            "store.url = 'sqlite:///app.db' (HUBBUB_STORE_URL)"
         ),
-        means="Channels that keep everything come with a later version; until then `recent` keeps the last ones.",
-        write='hub = Hubbub(channels={"orders": {"delivery": "recent", "history_size": 1000, "history_ttl": "1d"}})',
+        means="What a durable channel keeps is written into a file, or into PostgreSQL.",
+        write='hub = Hubbub(store="sqlite:///app.db", channels={"orders": {"delivery": "durable"}})',
     ),
     InPython(
         title="A broker that nobody knows",

@@ -140,8 +140,8 @@ def test_rules_that_contradict_themselves(fields: dict[str, Any], text: str) -> 
 def test_rules_are_frozen_and_take_no_unknown_fields() -> None:
     with pytest.raises(AttributeError):
         PLAIN.presence = True  # type: ignore[misc]
-    with pytest.raises(msgspec.ValidationError, match="unknown field `retention`"):
-        msgspec.convert({"retention": ""}, ChannelRules)
+    with pytest.raises(msgspec.ValidationError, match="unknown field `durability`"):
+        msgspec.convert({"durability": ""}, ChannelRules)
 
 
 # Who may ----------------------------------------------------------------------------------------------------

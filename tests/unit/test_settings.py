@@ -108,7 +108,7 @@ def test_places_add_up_within_a_namespace() -> None:
 
 def test_origins_name_every_key_once() -> None:
     keys = origins(read("[channels.chat]\n"))
-    assert len(keys) == 9 + 3 + 1 + 8 + 1 + 11 + 11
+    assert len(keys) == 9 + 3 + 2 + 1 + 8 + 1 + 11 + 12
     assert {"server.port", "broker.name", "auth.hmac_secret", "api.key", "channels.chat.delivery"} < set(keys)
 
 
@@ -215,7 +215,8 @@ def test_values(key: str, toml: str, variable: str | None, value: Any) -> None:
         ("[server]\nworkers = 0", "server.workers = 0: expected 1 or more"),
         (
             "[server]\nworkers = 2",
-            "server.workers = 2: more than one needs a shared broker, which memory:// is not",
+            'server.workers = 2: more than one needs a shared broker, such as broker.url = "redis://localhost"; '
+            "memory:// is none",
         ),
         ("[server]\nhost = 1", "server.host = 1: expected a string, found an integer"),
         (
@@ -302,12 +303,11 @@ def test_values(key: str, toml: str, variable: str | None, value: Any) -> None:
         ),
         (
             '[channels.chat]\ndelivery = "durable"',
-            "channels.chat.delivery = 'durable': expected one of live, latest, recent"
-            " ('durable' comes with a later version), found a string",
+            "channels.chat.delivery = 'durable': needs a store: store.url = 'sqlite:///app.db' (HUBBUB_STORE_URL)",
         ),
         (
             '[channels.chat]\ndelivery = "Recent"',
-            "channels.chat.delivery = 'Recent': expected one of live, latest, recent, found a string",
+            "channels.chat.delivery = 'Recent': expected one of live, latest, recent, durable, found a string",
         ),
         (
             "[channels.chat]\njoin_leave = true",
@@ -353,8 +353,7 @@ def test_what_is_no_duration(seconds: str) -> None:
         (
             "HUBBUB_CHANNELS_CHAT_DELIVERY",
             "durable",
-            "channels.chat.delivery = 'durable': expected one of live, latest, recent"
-            " ('durable' comes with a later version)",
+            "channels.chat.delivery = 'durable': needs a store: store.url = 'sqlite:///app.db' (HUBBUB_STORE_URL)",
         ),
         ("HUBBUB_CHANNELS_CHAT_MAX_BYTES", "0", "channels.chat: max_bytes = 0: expected more than 0"),
         ("HUBBUB_CHANNELS_X_PRESENCE", "1", "channels.x: [channels.x]: a namespace has two or more"),
@@ -419,9 +418,12 @@ def test_brokers_between_processes(scheme: str) -> None:
     assert f"{scheme}://me:***@host/0" in repr(settings)
 
 
-def test_workers_come_later() -> None:
-    text = "server.workers = 2: more than one comes with a later version; start a process for each"
-    assert refusal('[server]\nworkers = 2\n[broker]\nurl = "redis://host"') == f"hubbub.toml: {text}"
+def test_workers_share_what_is_kept() -> None:
+    shared = '[server]\nworkers = 2\n[broker]\nurl = "redis://host"\n'
+    assert read(shared).server.workers == 2
+    assert read(shared + '[presence]\nurl = "redis://other"').server.workers == 2
+    text = "server.workers = 2: more than one needs a shared presence.url; memory:// is none"
+    assert refusal(shared + '[presence]\nurl = "memory://"') == f"hubbub.toml: {text}"
 
 
 @pytest.mark.parametrize("key", ["broker", "presence"])

@@ -273,3 +273,19 @@ def test_it_works_on_an_event_loop_that_hides_what_it_has_to_do() -> None:
 
     with asyncio.Runner(loop_factory=pytest.importorskip("uvloop").new_event_loop) as runner:
         runner.run(scenario())
+
+
+async def test_an_application_of_many_servers_is_tested_alone_and_in_memory() -> None:
+    hub = Hubbub(
+        "redis://127.0.0.1:1",  # where nobody is
+        store="postgresql://127.0.0.1:1/nowhere",
+        server={"workers": 4},
+        channels={"room": {"delivery": "durable"}, "news": {"delivery": "recent"}},
+    )
+    async with TestHub(hub) as t:
+        for channel in ("room:1", "news:1"):
+            published = await t.hub.publish(channel, {"text": "hi"})
+            assert published.position is not None
+            assert published.position.offset == 1
+            assert len((await t.hub.history(channel, limit=5)).publications) == 1
+    assert hub.settings.broker.url == "redis://127.0.0.1:1"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar, cast
 
 from msgspec import UNSET, DecodeError, Raw, Struct, json
@@ -243,8 +243,11 @@ async def unsubscribe(node: Node, client: Client, id: int, request: wire.Unsubsc
 
 def publish(
     node: Node, client: Client, id: int, request: wire.PublishRequest
-) -> wire.PublishResult | Coroutine[Any, Any, wire.PublishResult]:
-    """Into a channel, with the publisher's identity. No coroutine where there is nothing to wait for."""
+) -> wire.PublishResult | Coroutine[Any, Any, wire.PublishResult] | asyncio.Future[Published]:
+    """Into a channel, with the publisher's identity. No coroutine where there is nothing to wait for.
+
+    A future is that of a commit: it has its place in the order already, and many may be under way.
+    """
     channel = request.channel or _channel("")
     subscription = client.subscriptions.get(channel)
     if subscription is not None and subscription.may_publish:
@@ -267,7 +270,9 @@ def publish(
     if guard is not None and "publish" in guard.asks:
         return _published(_guarded(node, client, guard, channel=channel, data=data, rules=rules, info=info))
     rest = node.begin_publish(channel, data, rules, info, is_json=is_json)
-    return PUBLISHED if rest is None else _published(rest)
+    if rest is None:
+        return PUBLISHED
+    return rest if isinstance(rest, asyncio.Future) else _published(rest)
 
 
 PUBLISHED = wire.PublishResult()
@@ -278,7 +283,7 @@ def _spend(client: Client, channel: str, rules: ChannelRules) -> None:
         client.spend(channel, rules.publish_rate)
 
 
-async def _published(rest: Coroutine[Any, Any, Published]) -> wire.PublishResult:
+async def _published(rest: Awaitable[Published]) -> wire.PublishResult:
     await rest
     return PUBLISHED
 
@@ -427,7 +432,7 @@ async def sub_refresh(node: Node, client: Client, id: int, request: wire.SubRefr
 
 
 Answer = wire.Result | None
-Command = Callable[[Node, Any, int, Any], Answer | Coroutine[Any, Any, Answer]]
+Command = Callable[[Node, Any, int, Any], Answer | Coroutine[Any, Any, Answer] | asyncio.Future[Published]]
 
 #: Every kind of request that a session lets through.
 COMMANDS: dict[str, Command] = {

@@ -20,21 +20,20 @@ from types import CoroutineType
 from typing import Any, Protocol, TypeVar
 
 from hubbub.core import commands, eager
+from hubbub.core.commands import PUBLISHED
 from hubbub.core.hub import LOST, Subscription
-from hubbub.core.lanes import Lanes
+from hubbub.core.lanes import LIMIT, Lanes
 from hubbub.core.limiter import CommandLimit, PublishLimits, Verdict
 from hubbub.core.node import Node
 from hubbub.core.variants import ClientVariant, Framing
 from hubbub.errors import (
     Disconnect,
     DisconnectCode,
-    InternalError,
     ProtocolError,
-    ReplyError,
     TooManyRequests,
     UnsubscribeCode,
 )
-from hubbub.model import ClientInfo, Credentials
+from hubbub.model import ClientInfo, Credentials, Published
 from hubbub.protocol.codec import Codec
 from hubbub.protocol.messages import Push, Result, UnsubscribePush
 from hubbub.protocol.session import Request, Session, State
@@ -104,6 +103,7 @@ class Connection:
     """One client. Implements the hub's Subscriber, the pump's Reader and the doorkeeper's Member."""
 
     __slots__ = (
+        "_committing",
         "_dammed",
         "_held",
         "_info",
@@ -140,6 +140,7 @@ class Connection:
         self._held: Sequence[Request] = ()  # read, and not begun: too much is under way or unsent
         self._dammed = False  # too many commands wait: nothing is read
         self._lanes: Lanes | None = None
+        self._committing = 0  # publications of this connection that wait for their commit
         rate = node.limits.command_rate
         self._limit = None if rate is None else CommandLimit(rate, now)
         self._publishing: PublishLimits | None = None  # made when it first publishes where there is a rate
@@ -180,7 +181,7 @@ class Connection:
             return
         if not requests:
             self.rearm()  # a pong moves the deadline
-        if len(requests) == 1 and self._lanes is None and not self.is_paused:
+        if len(requests) == 1 and self._lanes is None and not self.is_paused and not self._held:
             if self._runs_on(requests[0]):  # nearly always alone, and nearly never
                 self._dam()
         else:
@@ -192,12 +193,17 @@ class Connection:
             self._held = [*self._held, *requests]  # a door may bring more after it was told to stop
             return
         for number, request in enumerate(requests):
-            if self.is_paused or (self._lanes is not None and self._lanes.is_full):
+            if self.is_paused or self._is_full:
                 self._held = requests[number:]
                 break
             if self._lanes is None or self._lanes.enter(request):
                 self._run(request)
         self._dam()
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether as many commands are under way as may be."""
+        return self._committing >= LIMIT or (self._lanes is not None and self._lanes.is_full)
 
     def _take_held(self) -> None:
         held, self._held = self._held, ()
@@ -219,11 +225,15 @@ class Connection:
             return False
         try:
             result: Any = commands.COMMANDS[kind](self._node, self, id, body)
-            if isinstance(result, CoroutineType):
-                result, rest = eager.begin(result)
-                if rest is not None:
-                    self._wait_for(request, rest)
-                    return True
+            if result is not PUBLISHED:  # which it nearly always is
+                if isinstance(result, CoroutineType):
+                    result, rest = eager.begin(result)
+                    if rest is not None:
+                        self._wait_for(request, rest)
+                        return True
+                elif isinstance(result, asyncio.Future):
+                    self._wait_for_commit(request, result)
+                    return False
         except Exception as error:
             self._failed(request, error)
             return False
@@ -273,6 +283,26 @@ class Connection:
             self._lanes.enter(request)
         self._node.tasks.spawn(self._finish(request, rest), f"command {request.kind}")
 
+    def _wait_for_commit(self, request: Request, commit: asyncio.Future[Published]) -> None:
+        """It has its place in the order, so nothing waits for it but its answer: a batch shares one commit."""
+        self._committing += 1
+        commit.add_done_callback(lambda commit: self._committed(request, commit))
+        if self._committing == LIMIT:
+            self._dam()
+
+    def _committed(self, request: Request, commit: asyncio.Future[Published]) -> None:
+        self._committing -= 1
+        error = None if commit.cancelled() else commit.exception()
+        if self.is_closed:
+            return
+        if isinstance(error, Exception):
+            self._failed(request, error)
+        else:
+            self.reply(request.id, PUBLISHED)
+        if self._held and not self.is_paused:
+            self._take_held()
+        self._dam()
+
     async def _finish(self, request: Request, rest: eager.Rest[Result | None]) -> None:
         try:
             result = await rest
@@ -300,7 +330,7 @@ class Connection:
 
     def _dam(self) -> None:
         """Stop reading while too many commands wait, or while the peer does not take what we have for it."""
-        should_stop = self.is_paused or bool(self._held) or (self._lanes is not None and self._lanes.is_full)
+        should_stop = self.is_paused or bool(self._held) or self._is_full
         if should_stop != self._dammed and not self.is_closed:
             self._dammed = should_stop
             if should_stop:
@@ -315,10 +345,7 @@ class Connection:
         if isinstance(error, ProtocolError):
             self.close(DisconnectCode.BAD_REQUEST, detail=str(error))
             return
-        if not isinstance(error, ReplyError):
-            self._node.observer.count("command_failed")
-            log.error("%s of user %r failed", request.kind, self.user, exc_info=error)
-            error = InternalError()
+        error = self._node.failures.answer(error, request.kind, f" of user {self.user!r}")
         self._node.observer.count(f"error_{error.wire_code}")
         if not request.id:
             return  # a send; nobody waits for an answer

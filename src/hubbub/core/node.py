@@ -10,24 +10,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from hubbub.brokers.base import Broker, HoldsStreams, Page, StreamOptions, is_nodes_own
+from hubbub.brokers.base import Broker, HoldsStreams, StreamOptions, is_nodes_own
 from hubbub.brokers.globs import matcher
 from hubbub.channels import ChannelRules, Namespaces
 from hubbub.clock import SystemClock, TimerWheel
 from hubbub.core.access import Access
 from hubbub.core.control import Control
 from hubbub.core.everywhere import Everywhere
+from hubbub.core.failures import Failures
 from hubbub.core.feed import Broken
 from hubbub.core.feeds import Feeds
 from hubbub.core.hooks import Counters, Handlers, NoHandlers
 from hubbub.core.hub import ENTERING, LOST, Channel, Hub, Subscription
 from hubbub.core.intercom import Intercom
+from hubbub.core.mailbox import NO_STORE, Mailbox
 from hubbub.core.patterns import Patterns
 from hubbub.core.porter import Porter, Tell
 from hubbub.core.pump import Pump, Reader
@@ -35,13 +37,15 @@ from hubbub.core.registry import Registry
 from hubbub.core.subscribing import Doorkeeper
 from hubbub.core.tasks import Tasks
 from hubbub.core.variants import Variants
-from hubbub.errors import BadRequest, NotAvailable, UnrecoverablePosition
+from hubbub.errors import BadRequest, ConfigurationError, NotAvailable, UnrecoverablePosition
 from hubbub.model import ClientInfo, Position, PresenceStats, Publication, Published
 from hubbub.payload import admit, admit_tags
 from hubbub.presence.base import Presence
 from hubbub.protocol.session import Timing
 from hubbub.rates import Rate
+from hubbub.source import Page, Source
 from hubbub.sparing import SparingLog
+from hubbub.stores.base import Store
 from hubbub.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -118,6 +122,7 @@ class Node:
         broker: Broker,
         *,
         presence: Presence,
+        store: Store | None = None,
         timers: TimerWheel | None = None,
         access: Access | None = None,
         handlers: Handlers | None = None,
@@ -134,6 +139,7 @@ class Node:
         self.handlers = handlers or NoHandlers()
         self.limits = limits or Limits()
         self.observer = Counters()
+        self.failures = Failures(self.observer, now=self.now)
         self.tasks = Tasks()
         self.variants = Variants()
         self.registry = Registry(self.limits.max_connections_per_user)
@@ -141,7 +147,8 @@ class Node:
         self.hub = Hub(self._schedule)
         self.porter = Porter(self.registry, self.hub, timers=self.timers, max_connections=self.limits.max_connections)
         self._warnings = SparingLog(log)
-        self.feeds = Feeds(self.hub, broker, timers=self.timers, tasks=self.tasks, on_broken=self._broken)
+        self.feeds = Feeds(self.hub, broker, timers=self.timers, tasks=self.tasks, on_broken=self._broken, store=store)
+        self.mailbox = self._mailbox(store)
         self.patterns = Patterns(self.feeds, broker, tasks=self.tasks)
         self.pump = Pump(self.hub, self.feeds, tasks=self.tasks, schedule=self._schedule, later=self.timers.after)
         self.doorkeeper = Doorkeeper(
@@ -165,6 +172,7 @@ class Node:
         self._started = self.clock.now()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.TimerHandle | None = None
+        self._renewing: asyncio.Task[None] | None = None
 
     def _intercom(self) -> Intercom:
         return Intercom(
@@ -180,11 +188,25 @@ class Node:
             now=self.now,
         )
 
+    def _mailbox(self, store: Store | None) -> Mailbox:
+        return Mailbox(
+            store,
+            self.feeds,
+            broker=self.broker,
+            namespaces=self.namespaces,
+            tasks=self.tasks,
+            observer=self.observer,
+            clock=self.clock,
+            admitted=self.admitted,
+        )
+
     async def start(self) -> None:
         """Begin. Raises BackendError when broker or presence cannot be reached."""
         self._loop = asyncio.get_running_loop()
         self._started = self.clock.now()
         self.timers.on_earlier = self._set_alarm
+        if self.mailbox.store is None and (durable := self.namespaces.durable):
+            raise ConfigurationError(f"{durable}: {NO_STORE}")
         await self.broker.start(self.feeds)
         try:
             await self._begin()
@@ -196,6 +218,7 @@ class Node:
         self._set_alarm()
 
     async def _begin(self) -> None:
+        await self.mailbox.start()
         await self.presence_store.start()
         await self.access.start()
         self.feeds.start()
@@ -212,7 +235,11 @@ class Node:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it should get traffic: it runs, and does not drain."""
+        """Whether it should get traffic: it runs, and does not drain.
+
+        A broker that is out of reach is no reason: it is so for all nodes at once, and without any node nobody would
+        be served at all. What is known here goes on, and who is here misses nothing of a short outage.
+        """
         return self.is_running and not self.porter.is_leaving
 
     async def drain(self, seconds: float = 0.0, tell: Tell | None = None) -> None:
@@ -237,6 +264,7 @@ class Node:
 
     async def _let_go(self) -> None:
         await self.everywhere.stop()
+        await self.mailbox.stop()
         await self.tasks.stop()
         self.patterns.stop()
         self.feeds.stop()
@@ -266,12 +294,29 @@ class Node:
         affair. `ephemeral`: no offset, not kept. Raises UnknownChannel (102), BadRequest (107), BackendError.
         """
         rules = rules or self.namespaces.resolve(channel)
+        admitted = self.admitted(channel, data, rules, options=options, info=info, tags=tags, ephemeral=ephemeral)
+        if rules.is_durable and not ephemeral:
+            return await self.mailbox.append(channel, *admitted)
+        return await self.broker.publish(channel, *admitted)
+
+    def admitted(
+        self,
+        channel: str,
+        data: bytes,
+        rules: ChannelRules,
+        *,
+        options: StreamOptions | None = None,
+        info: ClientInfo | None = None,
+        tags: dict[str, str] | None = None,
+        ephemeral: bool = False,
+    ) -> tuple[Publication, StreamOptions]:
+        """What `publish` gives to the source. Waits for nothing, and any thread may ask. Raises BadRequest (107)."""
         if tags:
             admit_tags(tags)
         if options is not None and max(len(options.idempotency_key), len(options.version_epoch)) > MAX_KEY:
             raise BadRequest(f"idempotency_key and version_epoch have at most {MAX_KEY} characters")
         publication = Publication(self.admit(channel, data, rules), 0, info, tags or None, rules.data == "binary")
-        return await self.broker.publish(channel, publication, _stream_options(rules, options, ephemeral=ephemeral))
+        return publication, _stream_options(rules, options, ephemeral=ephemeral)
 
     def admit(self, channel: str, data: bytes, rules: ChannelRules) -> bytes:
         """The payload as it is kept and sent. Raises BadRequest (107): the gate's, or a handler cannot read it."""
@@ -282,8 +327,10 @@ class Node:
 
     def begin_publish(
         self, channel: str, data: bytes, rules: ChannelRules, info: ClientInfo, *, is_json: bool
-    ) -> Coroutine[Any, Any, Published] | None:
+    ) -> Awaitable[Published] | None:
         """`publish` for a client: what is left to wait for, None where the broker is done at once. The hottest path.
+
+        What comes from the store is in order already: nothing need wait for it but its own answer.
 
         `is_json`: its codec has read the payload as JSON already.
         """
@@ -293,6 +340,8 @@ class Node:
             self.check(channel, admitted)
         publication = Publication(admitted, 0, info, None, format == "binary")
         options = EPHEMERAL if rules.delivery == "live" else StreamOptions(rules.kept, rules.history_ttl)
+        if rules.is_durable:
+            return self.mailbox.append(channel, publication, options)
         if self._publish_now is None:
             return self.broker.publish(channel, publication, options)
         self._publish_now(channel, publication, options)
@@ -306,17 +355,9 @@ class Node:
         Forward: after `since`, oldest first; reverse: before it, newest first. Raises NotAvailable (108) where
         nothing is kept, UnrecoverablePosition (112) for another epoch, BadRequest (107) for reverse from offset 0.
         """
-        rules = self.namespaces.resolve(channel)
-        if not rules.has_memory:
-            raise NotAvailable(NOTHING_KEPT)
-        if reverse and since is not None and since.offset == 0:
-            raise BadRequest("reverse history before offset 0: there is nothing before the beginning")
-        count = HISTORY_LIMIT if limit < 0 else min(limit, HISTORY_LIMIT)
-        after = since.offset if since is not None else 0
-        page = await self.broker.read(channel, after, count, HISTORY_BYTES, reverse=reverse)
-        if since is not None and since.epoch not in ("", page.head.epoch):
-            raise UnrecoverablePosition
-        return page
+        after, count = history_asked(self.namespaces.resolve(channel), limit, since, reverse=reverse)
+        page = await self._source_of(channel).read(channel, after, count, HISTORY_BYTES, reverse=reverse)
+        return history_found(page, since)
 
     async def remove_history(self, channel: str) -> None:
         """Let go of what is kept in `channel`. Who returns from before it is told that it cannot recover.
@@ -325,8 +366,16 @@ class Node:
         """
         if not self.namespaces.resolve(channel).has_memory:
             raise NotAvailable(NOTHING_KEPT)
-        await self.broker.remove_history(channel)
+        if self.mailbox.store is not None and self.namespaces.resolve(channel).is_durable:
+            heads = await self.mailbox.store.heads([channel])
+            await self.mailbox.store.trim(channel, heads[channel].offset)
+        else:
+            await self.broker.remove_history(channel)
         await self.everywhere.trim(channel)
+
+    def _source_of(self, channel: str) -> Source:
+        is_durable = self.namespaces.resolve(channel).is_durable
+        return self.mailbox.store if is_durable and self.mailbox.store is not None else self.broker
 
     async def presence(self, channel: str) -> dict[str, ClientInfo]:
         """Who is in `channel`, by connection. Raises NotAvailable (108) where presence is off."""
@@ -367,8 +416,9 @@ class Node:
             "notices_dropped": self.hub.notices_dropped,
             "rings_evicted": self.feeds.rings.evicted,
         }
-        if isinstance(self.broker, Counted):
-            counts |= self.broker.counts()
+        for part in (self.broker, self.mailbox.store, self.presence_store):
+            if isinstance(part, Counted):
+                counts |= part.counts()
         return NodeInfo(
             uid=self.id,
             name=f"hubbub_{self.id[:8]}",
@@ -423,7 +473,8 @@ class Node:
         """Say again who is here, before the entries expire."""
         assert self.presence_store.ttl is not None, "only armed where entries expire"
         self.timers.after(self.presence_store.ttl * PRESENCE_RENEWAL, self._renew_presence)
-        self.tasks.spawn(self.doorkeeper.renew(self.hub.channels.values()), "renew presence")
+        if self._renewing is None or self._renewing.done():  # else presence is out of reach: one that waits is enough
+            self._renewing = self.tasks.spawn(self.doorkeeper.renew(self.hub.channels.values()), "renew presence")
 
 
 def _tell_lost(subscriptions: Iterable[Subscription]) -> None:
@@ -431,6 +482,22 @@ def _tell_lost(subscriptions: Iterable[Subscription]) -> None:
         if subscription.behind == LOST:  # else it left meanwhile
             reader: Reader = subscription.subscriber  # type: ignore[assignment]  # what is in a channel can read
             reader.lost(subscription)
+
+
+def history_asked(rules: ChannelRules, limit: int, since: Position | None, *, reverse: bool) -> tuple[int, int]:
+    """After which offset to read, and how many. Raises NotAvailable (108), BadRequest (107)."""
+    if not rules.has_memory:
+        raise NotAvailable(NOTHING_KEPT)
+    if reverse and since is not None and since.offset == 0:
+        raise BadRequest("reverse history before offset 0: there is nothing before the beginning")
+    return since.offset if since is not None else 0, HISTORY_LIMIT if limit < 0 else min(limit, HISTORY_LIMIT)
+
+
+def history_found(page: Page, since: Position | None) -> Page:
+    """The page, if it is of the epoch that was asked for. Raises UnrecoverablePosition (112)."""
+    if since is not None and since.epoch not in ("", page.head.epoch):
+        raise UnrecoverablePosition
+    return page
 
 
 def _stream_options(rules: ChannelRules, asked: StreamOptions | None, *, ephemeral: bool) -> StreamOptions:

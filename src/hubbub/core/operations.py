@@ -27,7 +27,6 @@ from hubbub.errors import (
     BackendError,
     BadRequest,
     Disconnect,
-    InternalError,
     MethodNotFound,
     PermissionDenied,
     ReplyError,
@@ -82,7 +81,7 @@ async def broadcast(node: Node, request: shapes.Broadcast) -> shapes.BroadcastRe
         try:
             response = shapes.PublishResponse(_published(await _publish(node, channel, request)))
         except (ReplyError, BackendError) as error:
-            response = shapes.PublishResponse(error=_error(error, f"broadcast into {channel}"))
+            response = shapes.PublishResponse(error=_error(node, error, f"broadcast into {channel}"))
         responses.append(response)
         if number % TURN == 0:
             await asyncio.sleep(0)
@@ -240,15 +239,13 @@ async def _command(node: Node, command: dict[str, Raw]) -> dict[str, Any]:
             raise BadRequest(f"{name}: {error}") from None
         return {name: await operation.run(node, request)}
     except Exception as error:
-        return {"error": _error(error, f"{name} in a batch")}
+        return {"error": _error(node, error, f"{name} in a batch")}
 
 
-def _error(error: Exception, what: str) -> shapes.Error:
-    """A failure as servers get it; what nobody foresaw is told to the log."""
-    if not isinstance(error, ReplyError):
-        log.error("%s failed", what, exc_info=error)
-        error = InternalError()
-    return shapes.Error(error.wire_code, error.message)
+def _error(node: Node, error: Exception, what: str) -> shapes.Error:
+    """A failure as servers get it."""
+    answer = node.failures.answer(error, what)
+    return shapes.Error(answer.wire_code, answer.message)
 
 
 async def _publish(node: Node, channel: str, request: shapes.Publish | shapes.Broadcast) -> Published:

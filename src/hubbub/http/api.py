@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from hubbub.core.node import NOT_STARTED, Node
 from hubbub.core.operations import OPERATIONS, error_body
-from hubbub.errors import BadRequest, InternalError, MethodNotFound, ReplyError
+from hubbub.errors import BadRequest, MethodNotFound
 from hubbub.http.openapi import STATUS, document
 from hubbub.http.tail import Tail, TailRequest, asked_by
 
@@ -83,7 +83,7 @@ class Api:
                 raise MethodNotFound(f"method not found: there is no operation {name!r}")
             result = await operation.run(self._node, _decode(operation.name, body, operation.request))
         except Exception as error:
-            return _failure(request, error, f"operation {name}")
+            return self._failure(request, error, f"operation {name}")
         return _answer(result if operation.is_bare else {"result": result})
 
     async def _tail(self, request: Request) -> Response:
@@ -98,8 +98,18 @@ class Api:
             tail = Tail(self._node, asked)
             await tail.open()
         except Exception as error:
-            return _failure(request, error, "tail")
+            return self._failure(request, error, "tail")
         return tail.response(only_head=request.method == "HEAD")
+
+    def _failure(self, request: Request, error: Exception, what: str) -> Response:
+        """Why it was not done."""
+        if isinstance(error, _Undecodable):
+            return PlainTextResponse(f"the body is not JSON: {error}\n", 400)
+        answer = self._node.failures.answer(error, what)
+        body = error_body(answer)
+        if request.headers.get("x-centrifugo-error-mode") == "transport":
+            return _answer(body, STATUS.get(answer.wire_code, 400))
+        return _answer({"error": body})
 
     async def _body(self, request: Request) -> bytes | Response:
         """What was sent, or why it is not looked at."""
@@ -145,19 +155,6 @@ def _decode(name: str, body: bytes, shape: type[S]) -> S:
 
 def _answer(body: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status, media_type="application/json")
-
-
-def _failure(request: Request, error: Exception, what: str) -> Response:
-    """Why it was not done. What nobody foresaw is told to the log."""
-    if isinstance(error, _Undecodable):
-        return PlainTextResponse(f"the body is not JSON: {error}\n", 400)
-    if not isinstance(error, ReplyError):
-        log.error("%s failed", what, exc_info=error)
-        error = InternalError()
-    body = error_body(error)
-    if request.headers.get("x-centrifugo-error-mode") == "transport":
-        return _answer(body, STATUS.get(error.wire_code, 400))
-    return _answer({"error": body})
 
 
 @cache

@@ -21,6 +21,7 @@ def check(settings: Settings) -> None:
     """Raises ConfigurationError for the first thing that does not fit. The rules of channels check themselves."""
     _check_server(settings)
     _check_broker(settings)
+    _check_store(settings)
     _check_auth(settings)
     _check_channels(settings)
     _check_client(settings)
@@ -39,10 +40,11 @@ def _check_workers(settings: Settings) -> None:
     server = settings.server
     if server.workers < 1:
         _refuse(settings, "server.workers", "expected 1 or more")
-    if server.workers > 1 and settings.broker.url == "memory://":
-        _refuse(settings, "server.workers", "more than one needs a shared broker, which memory:// is not")
-    if server.workers > 1:
-        _refuse(settings, "server.workers", "more than one comes with a later version; start a process for each")
+    if server.workers > 1 and settings.broker.url.startswith("memory:"):
+        text = 'more than one needs a shared broker, such as broker.url = "redis://localhost"; memory:// is none'
+        _refuse(settings, "server.workers", text)
+    if server.workers > 1 and settings.presence.url.startswith("memory:"):
+        _refuse(settings, "server.workers", "more than one needs a shared presence.url; memory:// is none")
 
 
 def _check_server(settings: Settings) -> None:
@@ -85,6 +87,18 @@ def _check_broker(settings: Settings) -> None:
             _refuse(settings, f"broker.{name}", f"expected a {name} of printable ASCII characters without spaces")
 
 
+def _check_store(settings: Settings) -> None:
+    url = settings.store.url
+    if url.startswith(("postgresql://", "postgres://")):
+        return
+    if url and url != "memory://" and not re.fullmatch(r"sqlite:///[^?#]*[^/?#]", url):
+        expected = "expected sqlite:///app.db, sqlite:////var/lib/app.db, postgresql://user@host/name or memory://"
+        # Never the whole URL: it may hold a password.
+        raise ConfigurationError(f"{settings.sources['store.url']}: store.url: {expected}")
+    if url and settings.server.workers > 1:
+        _refuse(settings, "server.workers", f"one process owns {url}: more workers need postgresql://")
+
+
 def _check_url(settings: Settings, key: str, url: str) -> None:
     scheme, colon, _ = url.partition("://")
     if scheme in _SCHEMES and colon:
@@ -113,6 +127,13 @@ def _check_auth(settings: Settings) -> None:
 
 
 def _check_channels(settings: Settings) -> None:
+    for name, rules in settings.channels.items():
+        if rules.is_durable and not settings.store.url:
+            where = settings.sources.get(f"channels.{name}.delivery", "default")
+            raise ConfigurationError(
+                f"{where}: channels.{name}.delivery = 'durable': needs a store: store.url = 'sqlite:///app.db'"
+                " (HUBBUB_STORE_URL)"
+            )
     template = settings.auth.personal_channel
     try:
         PersonalChannels(template)

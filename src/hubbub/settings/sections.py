@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -19,6 +19,8 @@ from hubbub.channels import ChannelRules
 
 #: Never shown. Names of fields, whatever their section.
 SECRETS = frozenset({"hmac_secret", "key"})
+
+Durability = Literal["full", "relaxed"]
 
 #: Fields in bytes.
 SIZES = frozenset({"write_budget", "max_bytes"})
@@ -34,7 +36,7 @@ LOCAL_ORIGINS = tuple(
 
 def without_password(url: str) -> str:
     """A URL that may be shown."""
-    return re.sub(r"(://[^/@]*?):[^/]*@", r"\1:***@", url)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", re.sub(r"(://[^/@]*?):[^/]*@", r"\1:***@", url))
 
 
 def _shown(name: str, value: object) -> str:
@@ -84,6 +86,18 @@ class Broker(Section, frozen=True):
     url: str = "memory://"
     name: str = "hubbub"
     prefix: str = ""
+
+
+class Store(Section, frozen=True):
+    """[store]: the log of durable channels.
+
+    `url` is `sqlite:///app.db` (relative), `sqlite:////var/lib/app.db` (absolute), `postgresql://user@host/name` for
+    several servers, or `memory://`, which forgets. With `durability` "relaxed" the last moments before a power cut may
+    be lost (or before a crash of PostgreSQL), not those before a crash of this process.
+    """
+
+    url: str = ""
+    durability: Durability = "full"
 
 
 class Presence(Section, frozen=True):
@@ -163,6 +177,7 @@ class Settings(Section, frozen=True):
 
     server: Server = Server()
     broker: Broker = Broker()
+    store: Store = Store()
     presence: Presence = Presence()
     auth: Auth = Auth()
     api: Api = Api()
@@ -176,6 +191,7 @@ class Settings(Section, frozen=True):
 SECTIONS: dict[str, type[Section]] = {
     "server": Server,
     "broker": Broker,
+    "store": Store,
     "presence": Presence,
     "auth": Auth,
     "api": Api,

@@ -46,8 +46,7 @@ def read(found: Found) -> Any:
 def _choice(found: Found, choices: tuple[str, ...]) -> str:
     if isinstance(found.value, str) and found.value in choices:
         return found.value
-    later = " ('durable' comes with a later version)" if found.value == "durable" else ""
-    found.is_wrong(f"one of {', '.join(choices)}{later}")
+    found.is_wrong(f"one of {', '.join(choices)}")
 
 
 def _string(found: Found) -> str:

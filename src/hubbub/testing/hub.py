@@ -34,6 +34,7 @@ from hubbub.errors import HubbubError
 from hubbub.handlers.caller import Credentials, credentials_of
 from hubbub.handlers.publication import Publication, decoded
 from hubbub.handlers.typed import Reader
+from hubbub.settings import Settings
 from hubbub.testing.client import Client, Identity
 from hubbub.testing.dialects import CodecName, Dialect
 from hubbub.testing.expecting import ExpectationFailed
@@ -73,8 +74,8 @@ class TestHub:
         self._vouched: _Vouching | None = None
 
     async def __aenter__(self) -> Self:
-        if self.hub.settings.auth.jwks_url:
-            self._settings.setdefault("auth.jwks_url", "")  # nothing is fetched in a test
+        for key, value in _alone(self.hub.settings).items():
+            self._settings.setdefault(key, value)
         with ExitStack() as stack:
             stack.enter_context(self.hub.rehearsal(self.clock, self._settings))
             self._published.clear()
@@ -209,6 +210,18 @@ async def _until_idle() -> None:
         await asyncio.sleep(0)
         if ready is not None and not ready:
             return
+
+
+def _alone(settings: Settings) -> dict[str, object]:
+    """What makes a house of these settings one in memory that asks nobody, where it is not."""
+    said = {
+        "auth.jwks_url": (settings.auth.jwks_url, ""),
+        "broker.url": (settings.broker.url, "memory://"),
+        "presence.url": (settings.presence.url, ""),
+        "server.workers": (settings.server.workers, 1),
+        "store.url": (settings.store.url, "memory://" if settings.store.url else ""),
+    }
+    return {key: alone for key, (value, alone) in said.items() if value != alone}
 
 
 class _Vouching:

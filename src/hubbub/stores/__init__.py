@@ -1,0 +1,1 @@
+"""The log of durable channels: written first, announced second."""

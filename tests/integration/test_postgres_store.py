@@ -1,0 +1,229 @@
+"""What only a database elsewhere can suffer: many servers at once, restarts, stalls, cut connections, promotions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+from tests.contracts.stores import Committed
+from tests.databases import PostgresServer, Servers, postgres_servers, shared
+
+from hubbub.clock import SystemClock
+from hubbub.errors import BackendError, ConfigurationError, PublishFailed
+from hubbub.model import Position, Publication
+from hubbub.stores.base import Draft
+from hubbub.stores.postgresql import PostgresStore
+from hubbub.stores.postgresql_schema import MIGRATIONS
+
+__all__ = ["postgres_servers"]
+
+
+@pytest.fixture
+def server(postgres_servers: Servers) -> PostgresServer:
+    """One that tests share."""
+    return shared(postgres_servers, "postgres15")
+
+
+@pytest.fixture
+def own_server() -> Iterator[PostgresServer]:
+    """One to mistreat."""
+    with PostgresServer("postgres15") as server:
+        yield server
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[tuple[PostgresStore, Committed]]:
+    store, events = PostgresStore(url, clock=SystemClock()), Committed()
+    await store.start(events)
+    try:
+        yield store, events
+    finally:
+        await store.stop()
+
+
+async def append(store: PostgresStore, data: object = 0, *, channel: str = "room", key: str = "") -> Position:
+    published = await store.append(Draft(channel, Publication(json.dumps(data).encode()), key))
+    assert published.position is not None
+    return published.position
+
+
+async def read(store: PostgresStore, channel: str = "room") -> list[Any]:
+    """All that it holds; that there is no hole is checked here."""
+    found: list[Any] = []
+    while publications := (await store.read(channel, len(found), 1000)).publications:
+        for publication in publications:
+            assert publication.offset == len(found) + 1
+            found.append(json.loads(publication.data))
+    assert (await store.heads([channel]))[channel].offset == len(found)
+    return found
+
+
+class Sender:
+    """Writes one number after the other until told to stop, and knows what became of each."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.acknowledged: list[Any] = []
+        self.safe: list[Any] = []  # refused, and certainly not written
+        self.unknown: list[Any] = []
+
+    async def send(self, store: PostgresStore, until: asyncio.Event) -> None:
+        number = 0
+        while not until.is_set():
+            number += 1
+            said = [self.name, number]
+            try:
+                await append(store, said)
+                self.acknowledged.append(said)
+            except PublishFailed as error:
+                (self.safe if error.is_retry_safe else self.unknown).append(said)
+
+    def check(self, log: list[Any]) -> None:
+        """Everything acknowledged once and in order, what is refused nowhere, what is unknown once or not at all."""
+        mine = Counter(number for name, number in log if name == self.name)
+        assert {number for _, number in self.acknowledged} <= set(mine)
+        assert not {number for _, number in self.safe} & set(mine)
+        assert set(mine.values()) <= {1}
+        known = [number for name, number in log if name == self.name and [name, number] not in self.unknown]
+        assert known == sorted(known)
+
+
+@asynccontextmanager
+async def sending(store: PostgresStore, count: int = 8) -> AsyncIterator[list[Sender]]:
+    """Some that write meanwhile; at the end each of them has stopped, and the log is as they know it."""
+    senders = [Sender(f"s{number}") for number in range(count)]
+    until = asyncio.Event()
+    tasks = [asyncio.create_task(each.send(store, until)) for each in senders]
+    await some(senders)
+    yield senders
+    await some(senders)  # all goes on afterwards
+    until.set()
+    await asyncio.gather(*tasks)
+    log = await read(store)
+    for each in senders:
+        each.check(log)
+
+
+async def some(senders: list[Sender]) -> None:
+    """Return once each has written another few."""
+    goals = [len(each.acknowledged) + 3 for each in senders]
+    async with asyncio.timeout(60):
+        while any(len(each.acknowledged) < goal for each, goal in zip(senders, goals, strict=True)):  # noqa: ASYNC110  # many wait for it, and share no event
+            await asyncio.sleep(0.02)
+
+
+async def test_two_servers_write_one_sequence(server: PostgresServer) -> None:
+    url = server.database()
+    async with opened(url) as (one, heard_by_one), opened(url) as (two, heard_by_two):
+        positions = await asyncio.gather(*(append((one, two)[number % 2], number) for number in range(400)))
+        assert sorted(position.offset for position in positions) == list(range(1, 401))
+        assert len({position.epoch for position in positions}) == 1
+        log = await read(one)
+        assert [log[position.offset - 1] for position in positions] == list(range(400))
+        # Each tells of its own alone, in order.
+        assert heard_by_one.offsets("room") == [position.offset for position in positions[::2]]
+        assert heard_by_two.offsets("room") == [position.offset for position in positions[1::2]]
+
+
+async def test_ten_servers_start_together_on_an_empty_database(server: PostgresServer) -> None:
+    url = server.database()
+    async with AsyncExitStack() as stack:
+        stores = await asyncio.gather(*(stack.enter_async_context(opened(url)) for _ in range(10)))
+        positions = await asyncio.gather(*(append(store) for store, _ in stores))
+        assert sorted(position.offset for position in positions) == list(range(1, 11))
+
+
+async def test_the_same_key_on_two_servers_is_written_once(server: PostgresServer) -> None:
+    url = server.database()
+    async with opened(url) as (one, _), opened(url) as (two, _):
+        positions = await asyncio.gather(*(append(store, key="k") for store in (one, two) * 10))
+        assert set(positions) == {positions[0]}
+        assert len(await read(one)) == 1
+
+
+async def test_restarted_meanwhile(own_server: PostgresServer) -> None:
+    async with opened(own_server.database()) as (store, _), sending(store):
+        await asyncio.to_thread(own_server.stop)
+        await asyncio.to_thread(own_server.start)
+
+
+async def test_stalled_beyond_the_deadline(own_server: PostgresServer) -> None:
+    async with opened(own_server.database()) as (store, _), sending(store) as senders:
+        own_server.pause()
+        async with asyncio.timeout(60):
+            while not any(each.safe or each.unknown for each in senders):  # noqa: ASYNC110  # as above
+                await asyncio.sleep(0.05)
+        own_server.resume()
+
+
+async def test_connections_cut_again_and_again(own_server: PostgresServer) -> None:
+    url = own_server.database()
+    async with opened(url) as (store, _), sending(store) as senders:
+        for _ in range(10):
+            killing = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'hubbub'"
+            await asyncio.to_thread(own_server.query, killing)
+            await some(senders)
+
+
+@pytest.mark.parametrize("happens", ["before", "after"])
+async def test_a_commit_without_an_answer_is_looked_up(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch, happens: str
+) -> None:
+    commit = asyncpg.transaction.Transaction.commit
+    failures = 0
+
+    async def flaky(transaction: Any) -> None:
+        nonlocal failures
+        if failures < 3:
+            failures += 1
+            if happens == "after":
+                await commit(transaction)
+            raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+        await commit(transaction)
+
+    async with opened(server.database()) as (store, events):
+        monkeypatch.setattr(asyncpg.transaction.Transaction, "commit", flaky)
+        positions = await asyncio.gather(*(append(store, number) for number in range(20)))
+        assert [position.offset for position in positions] == list(range(1, 21))
+        assert failures == (1 if happens == "after" else 3)
+        assert await read(store) == list(range(20))
+        assert events.offsets("room") == list(range(1, 21))
+
+
+async def test_a_database_that_is_another_one_gives_another_epoch(server: PostgresServer) -> None:
+    """As after a promotion or a recovery: its timeline is another one. Whoever notices first, all have the new one."""
+    url = server.database()
+    async with opened(url) as (store, _):
+        old = await append(store)
+    server.query("UPDATE hubbub_meta SET database = '0/0'", url.rpartition("/")[2])
+    async with opened(url) as (one, _), opened(url) as (two, _):
+        first, second = await append(one), await append(two)
+        assert (first.offset, second.offset) == (2, 3)
+        assert first.epoch == second.epoch != old.epoch
+    async with opened(url) as (store, _):
+        assert (await append(store)).epoch == first.epoch
+
+
+async def test_a_newer_schema_is_refused(server: PostgresServer) -> None:
+    url = server.database()
+    async with opened(url):
+        pass
+    server.query(f"UPDATE hubbub_meta SET schema = {len(MIGRATIONS) + 1}", url.rpartition("/")[2])
+    with pytest.raises(ConfigurationError, match="upgrade hubbub"):
+        await PostgresStore(url, clock=SystemClock()).start(Committed())
+
+
+async def test_what_cannot_be_reached_is_named_without_the_password(server: PostgresServer) -> None:
+    with pytest.raises(ConfigurationError, match="does not exist") as missing:
+        await PostgresStore(server.url("nowhere"), clock=SystemClock()).start(Committed())
+    away = f"postgresql://hubbub:secret@127.0.0.1:{server.port - 1}/x"
+    with pytest.raises(BackendError, match="cannot be reached") as unreachable:
+        await PostgresStore(away, clock=SystemClock()).start(Committed())
+    assert "secret" not in str(unreachable.value)
+    assert "nowhere" in str(missing.value)

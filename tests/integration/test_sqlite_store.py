@@ -1,0 +1,325 @@
+"""What only a file can suffer: a crash, a full disk, another program, an older copy, and files that are not ours."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.contracts.stores import Committed
+
+from hubbub.clock import SystemClock
+from hubbub.errors import BackendError, ConfigurationError, PublishFailed
+from hubbub.model import Position, Publication
+from hubbub.stores.base import Draft
+from hubbub.stores.sqlite import SqliteStore
+from hubbub.stores.sqlite_file import APPLICATION, MIGRATIONS, file_system_of
+
+#: Writes for ever, ten callers at once, and says what was acknowledged. Its argument limits the size of its files.
+WRITER = """
+import asyncio, json, resource, signal, sys
+from pathlib import Path
+from hubbub.clock import SystemClock
+from hubbub.errors import PublishFailed
+from hubbub.model import Publication
+from hubbub.stores.base import Draft
+from hubbub.stores.sqlite import SqliteStore
+
+class Nobody:
+    def on_committed(self, channel, publication, epoch): pass
+
+async def write(store, name):
+    for number in range(100_000):
+        text = json.dumps([name, number, "x" * 500])
+        try:
+            done = await store.append(Draft("room", Publication(text.encode())))
+        except PublishFailed as error:
+            print("failed", name, number, error.is_retry_safe, str(error), flush=True)
+            return
+        print("done", name, number, done.position.offset, flush=True)
+
+async def main(path, limit):
+    if limit:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    store = SqliteStore(Path(path), clock=SystemClock())
+    await store.start(Nobody())
+    print("ready", flush=True)
+    await asyncio.gather(*(write(store, name) for name in range(10)))
+    await store.stop()
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def writer(path: Path, *, limit: int = 0) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(limit)], stdout=subprocess.PIPE, text=True)
+
+
+@asynccontextmanager
+async def opened(path: Path, **options: Any) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(path, clock=SystemClock(), **options)
+    await store.start(Committed())
+    try:
+        yield store
+    finally:
+        await store.stop()
+
+
+async def append(store: SqliteStore, data: bytes = b"{}") -> Position:
+    position = (await store.append(Draft("room", Publication(data)))).position
+    assert position is not None
+    return position
+
+
+async def written(store: SqliteStore) -> list[tuple[int, int]]:
+    """Who wrote what, in the order of the log; that it has no hole is checked here."""
+    found: list[tuple[int, int]] = []
+    offset = 0
+    while publications := (await store.read("room", offset, 500)).publications:
+        for publication in publications:
+            offset += 1
+            assert publication.offset == offset
+            name, number, _ = json.loads(publication.data)
+            found.append((name, number))
+    assert (await store.heads(["room"]))["room"].offset == offset
+    return found
+
+
+def acknowledged(lines: list[str]) -> dict[int, tuple[int, int]]:
+    words = [line.split() for line in lines if line.startswith("done") and line.endswith("\n")]
+    return {int(offset): (int(name), int(number)) for _, name, number, offset in words}
+
+
+@pytest.mark.parametrize("run", range(4))
+async def test_killed_at_any_moment_it_has_what_it_acknowledged(tmp_path: Path, run: int) -> None:
+    path = tmp_path / "app.db"
+    with writer(path) as process:
+        assert process.stdout is not None
+        lines = [await asyncio.to_thread(process.stdout.readline) for _ in range(random.randint(20, 400))]
+        process.send_signal(signal.SIGKILL)
+        lines += process.stdout.readlines()
+    async with opened(path) as store:
+        log = await written(store)
+    told = acknowledged(lines)
+    assert told
+    assert {offset: log[offset - 1] for offset in told} == told
+    assert len(log) <= len(told) + 10  # beyond it, what each writer was still waiting for
+    for name in range(10):
+        assert [number for other, number in log if other == name] == list(range(sum(other == name for other, _ in log)))
+
+
+async def test_a_full_disk_refuses_plainly_and_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    process = writer(path, limit=1 << 20)
+    lines, _ = await asyncio.to_thread(process.communicate, timeout=60)
+    assert process.returncode == 0
+    failed = [line for line in lines.splitlines() if line.startswith("failed")]
+    assert len(failed) == 10
+    assert all("not published" in line and "True" in line for line in failed), failed
+    told = acknowledged(lines.splitlines(keepends=True))
+    assert told
+    async with opened(path) as store:
+        log = await written(store)
+        assert {offset: log[offset - 1] for offset in told} == told
+        assert len(log) == len(told)
+        await append(store)  # there is room again
+
+
+async def test_one_process_owns_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    process = writer(path)
+    assert process.stdout is not None
+    assert await asyncio.to_thread(process.stdout.readline) == "ready\n"
+    assert (await asyncio.to_thread(process.stdout.readline)).startswith("done")
+    with pytest.raises(ConfigurationError, match=f"open in another process .pid {process.pid}.*PostgreSQL"):
+        await SqliteStore(path, clock=SystemClock()).start(Committed())
+    process.kill()
+    process.communicate()
+    async with opened(path):
+        pass
+
+
+async def test_a_program_that_holds_the_lock_is_named_and_nothing_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    async with opened(path, busy=0.1) as store:
+        await append(store)
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(PublishFailed, match="another program holds the file's lock") as failed:
+            await append(store)
+        assert failed.value.is_retry_safe
+        assert len((await store.read("room", 0, 10)).publications) == 1
+        other.execute("ROLLBACK")
+        other.close()
+        assert (await append(store)).offset == 2
+
+
+@pytest.mark.parametrize("happens", ["before", "after"])
+async def test_a_commit_without_an_answer_is_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, happens: str
+) -> None:
+    is_failing = False
+
+    class Flaky(sqlite3.Connection):
+        def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+            if sql != "COMMIT" or not is_failing:
+                return super().execute(sql, *arguments)
+            if happens == "after":
+                super().execute(sql)
+            raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Flaky))
+    async with opened(tmp_path / "app.db") as store:
+        await append(store)
+        is_failing = True
+        if happens == "after":
+            assert (await append(store)).offset == 2
+        else:
+            with pytest.raises(PublishFailed) as failed:
+                await append(store)
+            assert failed.value.is_retry_safe
+        is_failing = False
+        assert (await append(store)).offset == (3 if happens == "after" else 2)
+
+
+# --- older copies
+
+
+def copy_of(path: Path, folder: Path) -> Path:
+    """A copy of the whole store, as somebody who stops the server makes it."""
+    folder.mkdir()
+    for file in (path, Path(f"{path}-owner")):
+        shutil.copy(file, folder / file.name)
+    return folder / path.name
+
+
+async def test_the_same_file_has_the_same_epoch(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    epochs = set()
+    for _ in range(3):
+        async with opened(path) as store:
+            epochs.add((await append(store)).epoch)
+    assert len(epochs) == 1
+
+
+async def test_an_older_copy_gets_another_epoch(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    async with opened(path) as store:
+        old = await append(store)
+    shutil.copy(path, tmp_path / "backup.db")
+    async with opened(path) as store:
+        await append(store)
+    shutil.copy(tmp_path / "backup.db", path)
+    async with opened(path) as store:
+        new = await append(store)
+        assert new.offset == 2
+        assert new.epoch != old.epoch
+        assert (await store.heads(["other"]))["other"].epoch == new.epoch
+    async with opened(path) as store:
+        assert (await append(store)).epoch == new.epoch
+
+
+async def test_a_file_that_comes_alone_gets_another_epoch(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    async with opened(path) as store:
+        old = await append(store)
+    (tmp_path / "app.db-owner").unlink()
+    async with opened(path) as store:
+        assert (await append(store)).epoch != old.epoch
+
+
+async def test_a_copy_of_everything_is_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    async with opened(path) as store:
+        old = await append(store)
+    async with opened(copy_of(path, tmp_path / "there")) as store:
+        assert await append(store) == Position(old.epoch, 2)
+
+
+# --- files that are not ours
+
+
+async def refused(path: Path, match: str, of: type[Exception] = ConfigurationError) -> None:
+    with pytest.raises(of, match=match):
+        await SqliteStore(path, clock=SystemClock()).start(Committed())
+
+
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    async with opened(path):
+        pass
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"PRAGMA user_version={len(MIGRATIONS) + 1}")
+    connection.close()
+    await refused(path, "upgrade hubbub")
+
+
+async def test_another_programs_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    before = path.read_bytes()
+    await refused(path, "another program's")
+    assert path.read_bytes() == before
+
+
+async def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    path.write_text("A shopping list, long enough to be taken for a header of a hundred bytes. " * 10)
+    before = path.read_bytes()
+    await refused(path, "no SQLite file")
+    assert path.read_bytes() == before
+
+
+async def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    await refused(tmp_path / "missing" / "app.db", "there is no folder")
+
+
+async def test_a_path_that_is_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "app.db").mkdir()
+    await refused(tmp_path / "app.db", "app.db", (BackendError, ConfigurationError))  # type: ignore[arg-type]  # a tuple will do
+
+
+def test_the_kind_of_a_file_system_is_that_of_the_deepest_mount(tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "22 1 0:1 / / rw,relatime - ext4 /dev/vda rw\n"
+        "30 22 0:2 / /srv rw - nfs4 server:/srv rw\n"
+        "31 30 0:3 / /srv/a\\040b rw - tmpfs tmpfs rw\n"
+    )
+    assert file_system_of(Path("/var/lib"), mounts) == "ext4"
+    assert file_system_of(Path("/srv/data"), mounts) == "nfs4"
+    assert file_system_of(Path("/srv/a b/c"), mounts) == "tmpfs"
+    assert file_system_of(Path("/var"), tmp_path / "nothing") == ""
+
+
+async def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hubbub.stores.sqlite_file.file_system_of", lambda folder: "nfs4")
+    await refused(tmp_path / "app.db", "network file system .nfs4.*local disk")
+    assert not (tmp_path / "app.db").exists()
+
+
+async def test_a_file_of_ours_says_so(tmp_path: Path) -> None:
+    async with opened(tmp_path / "app.db") as store:
+        await append(store, '"ünï"'.encode())
+    with sqlite3.connect(tmp_path / "app.db") as connection:
+        assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        # What an operator sees who looks for a message.
+        assert connection.execute("SELECT name, data FROM log JOIN channel ON id = channel").fetchall() == [
+            ("room", '"ünï"')
+        ]
+    connection.close()
