@@ -24,6 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add what it takes."""
     parser.add_argument("--port", type=port, default=8000, help="port to listen on (8000; 0 for a free one)")
     parser.add_argument("--broker", default="", metavar="URL", help="a Redis that several of these share (redis://…)")
+    parser.add_argument("--store", default="", metavar="URL", help="keep what is said for ever (sqlite:///demo.db)")
     add_verbose(parser)
 
 
@@ -35,4 +36,4 @@ def run(options: argparse.Namespace) -> int:
         where = "one tab, and another server's address in a second" if options.broker else "two tabs"
         print(f"hubbub {VERSION} demo: open {server.address} in {where}", flush=True)
 
-    return start(serve_demo(options.port, ready, broker=options.broker), options)
+    return start(serve_demo(options.port, ready, broker=options.broker, store=options.store), options)

@@ -8,6 +8,7 @@ any application would.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import secrets
 import time
@@ -21,7 +22,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from hubbub.app import Hubbub
+from hubbub.app import ChannelOptions, Hubbub
 from hubbub.auth import connection_token
 from hubbub.errors import BadRequest, ConfigurationError, PermissionDenied
 from hubbub.handlers.caller import Connection
@@ -102,18 +103,25 @@ class Call(msgspec.Struct):
 class Demo:
     """The rooms, their page and their voices."""
 
-    def __init__(self, port: int, broker: str = "") -> None:
-        self._secret = secrets.token_hex(32)
+    def __init__(self, port: int, *, broker: str = "", store: str = "") -> None:
+        # With a store the pages come back after the server has ended, and their tokens have to be good then, too. Here
+        # everybody gets in under any name, so there is nothing to be kept from anybody.
+        self._secret = hashlib.sha256(f"hubbub demo {store}".encode()).hexdigest() if store else secrets.token_hex(32)
         self._names = itertools.cycle(NAMES[port % len(NAMES) :] + NAMES[: port % len(NAMES)])  # others on another port
         self._talking: set[tuple[str, str]] = set()
         # Ready settings: what a hubbub.toml in somebody's folder says is not meant for the demo.
         own: dict[str, object] = {"server.port": port, "auth.hmac_secret": self._secret}
         if broker:
             own |= {"broker.url": broker, "broker.name": NAME}
+        if store:
+            own["store.url"] = store
         self.hub = Hubbub(settings=load(None, None, own))
         #: What people know this server by, where there may be more than one.
         self.server = ""
-        self.hub.channel("demo:{room}", delivery="recent", history_size=1000, history_ttl="1h", max_bytes=16_384)(Room)
+        kept: ChannelOptions = {"delivery": "recent", "history_size": 1000, "history_ttl": "1h", "max_bytes": 16_384}
+        if store:
+            kept = {"delivery": "durable", "max_bytes": 16_384}
+        self.hub.channel("demo:{room}", **kept)(Room)
         self.hub.channel("here:{room}", presence=True, join_leave="always")(Here)
         self.hub.rpc("tell")(self._tell)
         self.hub.rpc("crowd")(self._crowd)
@@ -169,14 +177,17 @@ def _now() -> int:
     return round(time.time() * 1000)
 
 
-def serve_demo(port: int, on_ready: Callable[[Server], Awaitable[None]], *, broker: str = "") -> Server:
+def serve_demo(
+    port: int, on_ready: Callable[[Server], Awaitable[None]], *, broker: str = "", store: str = ""
+) -> Server:
     """The server of the demo, ready to run: one of several that share the Redis at `broker`, or the only one.
 
-    Raises ConfigurationError when the page's client was not built, or for what is no URL of a Redis.
+    What is said is kept in `store`, if there is one. Raises ConfigurationError when the page's client was not built, or
+    for what is no URL.
     """
     if not CLIENT.exists():
         raise ConfigurationError(f"{CLIENT.name} is missing: build it with `python3 dev.py web`")
-    demo = Demo(port, broker)
+    demo = Demo(port, broker=broker, store=store)
 
     async def ready(server: Server) -> None:
         if broker:
