@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks.clients import Client, Crowd, command_frame, hello, say
 from benchmarks.processes import Process, Server, floor, server
@@ -98,13 +98,24 @@ def fanout(scale: Scale) -> Iterator[Row]:
 
 
 class Stage:
-    """One publisher, and an audience that is in step before the next burst comes."""
+    """One publisher, and an audience that is in step before the next burst comes.
 
-    def __init__(self, crowd: Crowd, process: Server, count: int) -> None:
+    `publish` puts so many publications into `channel` at once; else a client of the measured server does.
+    """
+
+    def __init__(
+        self,
+        crowd: Crowd,
+        process: Server,
+        count: int,
+        *,
+        channel: str = "stage",
+        publish: Callable[[int], object] | None = None,
+    ) -> None:
         self._crowd = crowd
         self._process = process
-        self._publisher = crowd.add(process.port, Client(hello()))
-        self._audience = [Client(hello("stage")) for _ in range(count)]
+        self._publish = publish or client_publisher(crowd, process, channel)
+        self._audience = [Client(hello(channel)) for _ in range(count)]
         crowd.open(process.port, self._audience)
         self._expected = self._audience[0].messages
         before = self._audience[0].bytes
@@ -122,7 +133,7 @@ class Stage:
 
     def burst(self, size: int) -> None:
         """So many in one frame of the publisher, hence in one flush; wait until everybody has them."""
-        self._publisher.send(_publications("stage", size))
+        self._publish(size)
         self._expected += size
         _until_messages(self._crowd, self._audience, self._expected)
 
@@ -133,6 +144,12 @@ class Stage:
         for _ in range(rounds):
             self.burst(burst)
         return (self._process.cpu() - before) / rounds / burst / len(self._audience) * 1e6
+
+
+def client_publisher(crowd: Crowd, process: Server, channel: str) -> Callable[[int], object]:
+    """A client that publishes so many in one frame."""
+    client = crowd.add(process.port, Client(hello()))
+    return lambda size: client.send(_publications(channel, size))
 
 
 _frames: dict[tuple[str, int], bytes] = {}

@@ -1,13 +1,14 @@
 """The processes under test: how they are started, pinned, watched and stopped.
 
-Answers for: one server or one floor on a core of its own, its CPU time and memory as the kernel counts them, and the
-few questions to the server's HTTP API. Refuses to know: what is measured, and clients.
+Answers for: one server, floor or contender on a core of its own, its CPU time and memory as the kernel counts them, and
+the few questions to the server's HTTP API. Refuses to know: what is measured, and clients.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,9 @@ anonymous = true
 [api]
 key = "{API_KEY}"
 
+[broker]
+url = "{{broker}}"
+
 [client]
 ping_interval = "30m"
 {{client}}
@@ -63,13 +67,20 @@ class Memory(NamedTuple):
     peak: int
 
 
-class Process:
-    """Something under test, alone on its core."""
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU time so far, user and system, of all threads of a process."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
-    def __init__(self, command: list[str]) -> None:
+
+class Process:
+    """Something under test, alone on its core; with `is_load` it stays where the load is."""
+
+    def __init__(self, command: list[str], *, is_load: bool = False) -> None:
         self._popen = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment())
         self._watched = psutil.Process(self._popen.pid)
-        self._watched.cpu_affinity([CORES[0]])
+        if not is_load:
+            self._watched.cpu_affinity([CORES[0]])
         self.port = self._listening()
 
     @property
@@ -78,9 +89,8 @@ class Process:
         return self._popen.pid
 
     def cpu(self) -> float:
-        """Seconds of CPU time so far, user and system, of all threads."""
-        tasks = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
-        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+        """Seconds of CPU time so far."""
+        return cpu_of(self.pid)
 
     def memory(self) -> Memory:
         """How much it holds now."""
@@ -141,18 +151,51 @@ class Server(Process):
             time.sleep(0.05)
 
 
+class Contender(Process):
+    """One library that publishes or listens, see `contenders`."""
+
+    def __init__(self, kind: str, url: str) -> None:
+        super().__init__([sys.executable, str(Path(__file__).with_name("contenders.py")), kind, url])
+        self._control = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        self._answers = self._control.makefile("rb")
+
+    def obey(self, **order: int) -> int:
+        """Give an order, and return when it is done: all that it has published or heard. Raises RuntimeError."""
+        self._control.sendall(json.dumps(order).encode() + b"\n")
+        answer = self._answers.readline()
+        if not answer:
+            raise RuntimeError(f"it ended over {order}")
+        return int(answer)
+
+    def stop(self) -> None:
+        """Let it end by itself."""
+        self._answers.close()
+        self._control.close()
+        super().stop()
+
+
 @contextmanager
-def server(client: str = "") -> Iterator[Server]:
+def server(client: str = "", *, broker: str = "memory://", is_load: bool = False) -> Iterator[Server]:
     """A fresh server; `client` is added to its [client] settings."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "hubbub.toml"
-        config.write_text(CONFIG.format(client=client))
+        config.write_text(CONFIG.format(client=client, broker=broker))
         command = [sys.executable, "-m", "hubbub", "serve", "--config", str(config), "--port", "0"]
-        process = Server(command)
+        process = Server(command, is_load=is_load)
         try:
             yield process
         finally:
             process.stop()
+
+
+@contextmanager
+def contender(kind: str, url: str) -> Iterator[Contender]:
+    """A fresh one."""
+    process = Contender(kind, url)
+    try:
+        yield process
+    finally:
+        process.stop()
 
 
 @contextmanager

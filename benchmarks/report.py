@@ -46,19 +46,28 @@ class Row:
 
 
 def against_floor(
-    name: str, pairs: Sequence[tuple[float, float]], limit: float, *, complete: bool, **details: Any
+    name: str,
+    pairs: Sequence[tuple[float, float]],
+    limit: float | None,
+    *,
+    complete: bool,
+    per: str = "delivery",
+    **details: Any,
 ) -> Row:
-    """A row of microseconds from `(ours, floor)` of several repeats; ours is to be at most `limit` times the floor."""
+    """A row of microseconds from `(ours, floor)` of several repeats; ours is to be at most `limit` times the floor.
+
+    Without a limit nothing is promised.
+    """
     ours = [mine for mine, _ in pairs]
     floors = [floor for _, floor in pairs]
     ratio = statistics.median(mine / floor for mine, floor in pairs)
     return Row(
         name,
-        "µs of CPU a delivery",
+        f"µs of CPU a {per}",
         statistics.median(ours),
         statistics.median(floors),
-        f"<= {limit:g} x the floor",
-        ratio <= limit and complete,
+        "" if limit is None else f"<= {limit:g} x the floor",
+        None if limit is None else ratio <= limit and complete,
         complete,
         (max(ours) - min(ours)) / 2 / statistics.median(ours),
         {"ours": [round(x, 2) for x in ours], "floors": [round(x, 2) for x in floors], **details},

@@ -14,13 +14,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it runs as a script
 
+from benchmarks.backend import NoRedis
 from benchmarks.clients import say
 from benchmarks.crowds import crowd_returns, memory
 from benchmarks.fanout import fanout, one_to_one, one_to_one_from_a_few
 from benchmarks.latency import latency, slow
+from benchmarks.nodes import nodes
+from benchmarks.outage import outage
 from benchmarks.processes import CORES
+from benchmarks.publishing import publishing
+from benchmarks.receiving import receiving
 from benchmarks.report import Row, as_json, save, table
 from benchmarks.scale import FULL, QUICK, SMOKE, Scale
+from benchmarks.store import store
 
 BENCHMARKS: dict[str, Callable[[Scale], Iterator[Row]]] = {
     "fanout": fanout,
@@ -30,6 +36,11 @@ BENCHMARKS: dict[str, Callable[[Scale], Iterator[Row]]] = {
     "memory": memory,
     "return": crowd_returns,
     "slow": slow,
+    "publish": publishing,
+    "receive": receiving,
+    "nodes": nodes,
+    "outage": outage,
+    "store": store,
 }
 
 
@@ -43,7 +54,10 @@ def main() -> int:
     for name, benchmark in BENCHMARKS.items():
         if not options.only or name in options.only:
             say(f"{name} …")
-            rows.extend(benchmark(scale))
+            try:
+                rows.extend(benchmark(scale))
+            except NoRedis as missing:
+                say(f"{name} is left out: {missing}")
     print(as_json(rows, scale.name) if options.json else table(rows))
     if options.save:
         save(rows, scale.name)
