@@ -45,12 +45,12 @@ def demo(*args: str) -> None:
 
 
 def test(*args: str) -> None:
-    """Run the tests; the arguments are pytest's."""
+    """Run the tests; the arguments are pytest's. Without any, all of them, three at a time: most of them wait."""
     install(DEV)
     need_programs()
     web("--include=dev")
     use_node()  # tests run the official client in it, also when there was nothing to build
-    become(PYTHON, "-m", "pytest", *args)
+    become(PYTHON, "-m", "pytest", *(args or ("-n", "3", "--dist", "loadfile")))
 
 
 def lint() -> None:
@@ -208,6 +208,7 @@ def need_programs() -> None:
         "fonts-dejavu-core": Path("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf").exists(),
         "libatomic1": ctypes.util.find_library("atomic"),  # the driver of Playwright is linked with it
         "nginx": shutil.which("nginx", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin"),
+        "postgresql": Path("/usr/lib/postgresql/15/bin/postgres").exists(),  # Debian 12's; 18 comes as a wheel
         "redis-server": shutil.which("redis-server"),
     }
     apt_install(*(package for package, found in there.items() if not found))

@@ -18,6 +18,7 @@ import msgspec
 
 import hubbub
 import hubbub.auth
+import hubbub.sync
 from hubbub import errors
 from hubbub.channels import ChannelRules
 
@@ -40,7 +41,7 @@ SUBJECTS = (
     Subject(
         "What comes and goes",
         "What methods return and handlers are given. All of it is frozen.",
-        ("Publication", "Published", "Position", "History", "Subscription", "ClientInfo", "PresenceStats"),
+        ("Publication", "Published", "Position", "History", "Subscription", "Outgoing", "ClientInfo", "PresenceStats"),
     ),
     Subject(
         "Handlers",
@@ -56,6 +57,7 @@ SUBJECTS = (
             "HubbubError",
             "ConfigurationError",
             "BackendError",
+            "PublishFailed",
             "PositionLost",
             "ReplyError",
             "BadRequest",
@@ -82,13 +84,20 @@ WHEN = {
 METHODS = (
     ("Starting and stopping", ("start", "stop", "lifespan", "asgi", "override")),
     ("What the application says", ("channel", "on", "rpc", "authenticate")),
-    ("Publishing and listening", ("publish", "publish_many", "subscribe", "history")),
+    ("Publishing and listening", ("publish", "publish_many", "outbox", "subscribe", "history")),
     ("Who is there", ("presence", "presence_stats", "channels", "subscribers")),
     ("What servers do to clients", ("token", "disconnect", "unsubscribe", "revoke")),
 )
 
 #: Of the hub, and for transports and `hubbub.testing` alone.
 NOT_FOR_APPLICATIONS = {"notes", "connect", "max_message", "at_work", "rehearsal"}
+
+#: Methods of the blocking hub, in the order in which they are looked for.
+BLOCKING = (
+    *("publish", "publish_many", "outbox", "history", "on", "start", "stop"),
+    *("channels", "subscribers", "presence", "presence_stats"),
+    *("token", "disconnect", "unsubscribe", "revoke"),
+)
 
 TOKENS = (hubbub.auth.connection_token, hubbub.auth.subscription_token)
 
@@ -102,7 +111,10 @@ the tests' own hub in [testing-your-app.md](testing-your-app.md), the command li
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([*_paragraphs(HEAD.rstrip()), *_subjects(), *_rules(), *_codes(), *_tokens()]).rstrip() + "\n"
+    return (
+        "\n".join([*_paragraphs(HEAD.rstrip()), *_subjects(), *_blocking(), *_rules(), *_codes(), *_tokens()]).rstrip()
+        + "\n"
+    )
 
 
 def _paragraphs(*texts: str) -> Iterator[str]:
@@ -119,6 +131,19 @@ def _subjects() -> Iterator[str]:
             continue
         for name in subject.names:
             yield from _class(getattr(hubbub, name))
+
+
+def _blocking() -> Iterator[str]:
+    of = hubbub.sync.Hubbub
+    yield from _paragraphs(
+        "## The blocking hub",
+        "`from hubbub.sync import Hubbub`. What its methods take, return and raise is what those of the hub do;\n"
+        "[guide/sync.md](guide/sync.md) shows it at work.",
+        *_code(_constructor(of)),
+        *_prose(of),
+    )
+    for name in BLOCKING:
+        yield from _function(getattr(of, name), "sync")
 
 
 def _class(of: type) -> Iterator[str]:

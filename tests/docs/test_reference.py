@@ -14,6 +14,7 @@ import pytest
 from tests.docs.pages import ROOT
 
 import hubbub
+import hubbub.sync
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +68,8 @@ def test_the_examples_of_the_docstrings_run(reference: ModuleType, tmp_path: Pat
                 exec(compile(text, f"docstring of {name}", "exec"), namespace)
             count += 1
     assert count >= 4
+
+
+def test_every_public_method_of_the_blocking_hub_is_there_once(reference: ModuleType) -> None:
+    public = {name for name in vars(hubbub.sync.Hubbub) if not name.startswith("_")}
+    assert sorted(reference.BLOCKING) == sorted(public)

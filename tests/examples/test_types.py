@@ -26,6 +26,7 @@ PAYLOADS = {
     "plain": {("publication.data", "Order")},
     "publish_only": set[tuple[str, str]](),  # it only publishes
     "starlette_app": {("publication.data", "Visits")},
+    "wsgi_app": {("publication.data", "str")},
     "test_chat": {("publication.data", "Message"), ("publication.data", "Any")},  # clients' own words are JSON
 }
 
