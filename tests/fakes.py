@@ -40,6 +40,7 @@ from hubbub.presence.base import Presence
 from hubbub.presence.memory import MemoryPresence
 from hubbub.protocol.codec import Codec, JsonCodec
 from hubbub.protocol.protobuf import ProtobufCodec
+from hubbub.stores.base import Store
 
 T = TypeVar("T")
 
@@ -444,6 +445,7 @@ class House:
         handlers: Handlers | None = None,
         limits: Limits | None = None,
         access: Callable[[Namespaces], Access] | None = None,
+        store: Callable[[ManualClock], Store] | None = None,
     ) -> None:
         self.clock = ManualClock()
         self.timers = TimerWheel(self.clock)
@@ -464,6 +466,7 @@ class House:
                 self.namespaces,
                 broker,
                 presence=presence(),
+                store=store(self.clock) if store is not None else None,
                 timers=timers,
                 access=(access or open_access)(self.namespaces),
                 handlers=handlers,

@@ -411,6 +411,34 @@ class UnreliableBroker:
             self.calls.remove(call)
 
 
+class UnreliableRemote(UnreliableBroker):
+    """One that is elsewhere: a `Remote`. `leave`, and nothing is heard, until it comes `back`."""
+
+    def __init__(self, broker: Broker, mischief: Mischief | None = None, *, is_direct: bool = False) -> None:
+        super().__init__(broker, mischief, is_direct=is_direct)
+        self.is_away = False
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether announcements arrive, as far as anybody can know."""
+        return not self.is_away and (not isinstance(self._broker, base.Remote) or self._broker.is_connected)
+
+    def leave(self) -> None:
+        """The connection on which it hears is gone, and what was on its way there."""
+        self.is_away = True
+        self.pending.clear()
+        self.cut()
+
+    def back(self) -> None:
+        """It hears again."""
+        self.is_away = False
+        self.renew()
+
+    def _queue(self, announcement: Announcement) -> None:
+        if not self.is_away:
+            super()._queue(announcement)
+
+
 class SlowBroker:
     """A `Broker` around another one, in which every call yields to the loop before and after."""
 

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import redis
 from tests.backends import RedisServer
+from tests.contracts.stores import StoreBackend
 from tests.fakes import Ground, ManualLoop, MemoryGround
 
 from hubbub.brokers.base import BrokerEvents
@@ -30,6 +32,7 @@ from hubbub.brokers.redis import RedisBroker
 from hubbub.clock import Clock, ManualClock, TimerWheel
 from hubbub.model import Position
 from hubbub.redis.wire import Wire
+from hubbub.stores.base import Store
 
 T = TypeVar("T")
 
@@ -68,6 +71,10 @@ class Copy(NamedTuple):
 class Backend(Ground, Protocol):
     """A ground whose streams can be seen and harmed, behind the brokers' back."""
 
+    def watched(self, stores: StoreBackend) -> Callable[[ManualClock], Store]:
+        """What makes a store for each node. The loop, which is there by then, knows when they are at rest."""
+        ...
+
     def look(self, channel: str) -> Look:
         """What is there now. A stream that nobody knows may have an empty epoch."""
         ...
@@ -92,17 +99,63 @@ class Backend(Ground, Protocol):
 # Memory -------------------------------------------------------------------------------------------------------------
 
 
+class PatientLoop(ManualLoop):
+    """A manual loop that waits for stores, which are in threads or behind sockets."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self._asked = 0  # questions without an answer
+
+    def watch(self, store: Store) -> Store:
+        """From now on it is not at rest while this store owes somebody an answer."""
+        for name in ("append", "heads", "read", "trim", "sweep", "altered", "replace_epoch", "move"):
+            if hasattr(store, name):
+                setattr(store, name, partial(self._ask, getattr(store, name)))
+        return store
+
+    def _ask(self, call: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> asyncio.Future[T]:
+        self._asked += 1
+        asked = asyncio.ensure_future(call(*arguments, **options), loop=self)
+        asked.add_done_callback(self._answered)
+        return asked
+
+    def _answered(self, asked: asyncio.Future[Any]) -> None:
+        self._asked -= 1
+
+    async def rest(self) -> None:
+        """Wait until nothing else can happen before time passes."""
+        selector: Any = self._selector  # type: ignore[attr-defined]  # waits for answers, without time passing
+        looks = 0
+        await super().rest()
+        while self._asked:
+            looks += 1
+            assert looks < LOOKS, "a store does not answer"
+            selector.select(A_LOOK)
+            await super().rest()
+
+
 class MemoryBackend(MemoryGround):
     """Implements Backend on one exchange."""
 
     def __init__(self) -> None:
         super().__init__()
         self._clock = ManualClock()
+        self._loop: PatientLoop | None = None
 
     def loop(self, clock: ManualClock) -> ManualLoop:
-        """A plain one."""
+        """One that waits for stores."""
         self._clock = clock
-        return super().loop(clock)
+        self._loop = PatientLoop(clock)
+        return self._loop
+
+    def watched(self, stores: StoreBackend) -> Callable[[ManualClock], Store]:
+        """Stores that may be anywhere."""
+
+        def make(clock: ManualClock) -> Store:
+            assert self._loop is not None, "the house makes it first"
+            return self._loop.watch(stores.store(clock))
+
+        return make
 
     def _stream(self, channel: str) -> Stream:
         return self.exchange.stream(channel, self._clock.now())
@@ -264,6 +317,10 @@ class ServerBackend:
         broker = MarkedBroker(self._url, name="model", clock=timers.clock)
         self.brokers.append(broker)
         return broker
+
+    def watched(self, stores: StoreBackend) -> Callable[[ManualClock], Store]:
+        """Stores that answer at once: there are sockets enough to wait for."""
+        return stores.store
 
     def close(self) -> None:
         """Let go of the server."""

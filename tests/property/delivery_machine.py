@@ -16,83 +16,61 @@ Since the next position starts anew, a loss that is told twice fails.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.fakes import SECRET, Client, Entry, House
+from tests.contracts.stores import MemoryStores, StoreBackend
+from tests.fakes import SECRET, Entry, House
 from tests.property.delivery_grounds import Backend, Copy, Look, MemoryBackend
+from tests.property.delivery_terms import (
+    BUDGET,
+    CHANNELS,
+    DURABLE,
+    KEPT,
+    PERSONAL,
+    RULES,
+    SLOTS,
+    Signal,
+    Slot,
+    channels,
+    durable,
+    kept,
+    nodes,
+    slots,
+    streams,
+)
 
 from hubbub.auth import connection_token
 from hubbub.brokers.base import Broker, is_nodes_own
-from hubbub.channels import ChannelRules
 from hubbub.core.feed import Broken, Feed
 from hubbub.core.hub import Channel
-from hubbub.core.node import Limits
+from hubbub.core.node import Limits, Node
 from hubbub.core.ring import Ring
 from hubbub.model import Position
 from hubbub.protocol.session import State
-
-#: All that is asked of a channel, but for what is drawn.
-RULES: dict[str, ChannelRules] = {
-    "news": ChannelRules(delivery="recent", subscribe="anyone", history_size=1000, history_ttl=1e6),
-    "tiny": ChannelRules(delivery="recent", subscribe="anyone", history_size=4, history_ttl=1e6),
-    "last": ChannelRules(delivery="latest", subscribe="anyone", history_ttl=1e6),
-    "live": ChannelRules(delivery="live", subscribe="anyone"),
-}
-CHANNELS = ("news:1", "tiny:1", "last:1", "live:1")
-KEPT = CHANNELS[:3]
-#: The channels that a server puts some clients into.
-PERSONAL = ("news:own", "tiny:own")
-
-#: Bytes: a few publications fill it.
-BUDGET = 400
-SLOTS = 3
-
-channels = st.sampled_from(CHANNELS)
-kept = st.sampled_from((*KEPT, *PERSONAL))
-slots = st.integers(0, SLOTS - 1)
-nodes = st.integers(0, 1)
-indexes = st.integers(0, 5)
-kinds = st.sampled_from(["heads", "read", "subscribe"])
-
-
-class Signal(NamedTuple):
-    """Somebody was told that what came after `before` is gone."""
-
-    slot: int
-    channel: str
-    how: str
-    before: Position | None
-
-
-class Slot:
-    """A user with one client at a time, and what it knows of its channels from one to the next."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.client: Client | None = None
-        self.is_personal = False
-        self.wanted: set[str] = set()
-        self.positions: dict[str, Position] = {}
-        self.logs: dict[str, list[Entry]] = {}
-
-    def log(self, channel: str) -> list[Entry]:
-        return self.logs.setdefault(channel, [])
+from hubbub.stores.base import Store
 
 
 class Delivery(RuleBasedStateMachine):
-    """Over the backend's brokers themselves."""
+    """Over the backend's brokers themselves, and stores in memory unless others are given.
 
-    def __init__(self, backend: Backend | None = None) -> None:
+    With a store that is not shared all that happens on the second node happens on the only one.
+    """
+
+    def __init__(self, backend: Backend | None = None, stores: StoreBackend | None = None, count: int = 2) -> None:
         super().__init__()
         self.backend: Backend = backend or MemoryBackend()
+        stores = stores or MemoryStores()
         limits = Limits(write_budget=BUDGET)
-        self.house = House(RULES, nodes=2, wrap=self.wrap, ground=self.backend, limits=limits)
+        self.house = House(
+            RULES, nodes=count, wrap=self.wrap, ground=self.backend, limits=limits, store=self.backend.watched(stores)
+        )
         self.slots = [Slot(number) for number in range(SLOTS)]
         self.model: dict[tuple[str, str], list[int]] = {}  # by channel and epoch
         self.copies: dict[str, Copy] = {}
@@ -112,8 +90,20 @@ class Delivery(RuleBasedStateMachine):
     def wrap(self, broker: Broker) -> Broker:
         return broker
 
+    def node(self, number: int) -> Node:
+        return self.house.nodes[number % len(self.house.nodes)]
+
+    @property
+    def store(self) -> Store:
+        store = self.house.node.mailbox.store
+        assert store is not None, "there are durable channels"
+        return store
+
     def look(self, channel: str) -> Look:
-        return self.backend.look(channel)
+        if channel not in DURABLE:
+            return self.backend.look(channel)
+        kept, (epoch, top) = self.house.run(self.store.read(channel, 0, 1))
+        return Look(epoch, kept[0].offset if kept else top + 1, top)
 
     def is_lost(self, channel: str, before: Position | None) -> bool:
         """Whether the source cannot say any more what came after `before`."""
@@ -157,9 +147,25 @@ class Delivery(RuleBasedStateMachine):
             self.number += 1
             number = self.number
             payload = json.dumps([number, "x" * size]).encode()
-            done = await self.house.nodes[node].publish(channel, payload, ephemeral=ephemeral)
+            done = await self.node(node).publish(channel, payload, ephemeral=ephemeral)
             self.published(channel, number, done.position)
             assert done.position is None or done.position.offset == len(self.model[channel, done.position.epoch])
+
+    @rule(channel=durable, counts=st.lists(st.integers(1, 4), min_size=2, max_size=4), size=st.sampled_from([1, 60]))
+    def publish_together(self, channel: str, counts: list[int], size: int) -> None:
+        """Several at once, on both nodes: they share commits, and each has a place of its own."""
+
+        async def one(node: int) -> None:
+            self.number += 1
+            number = self.number
+            done = await self.node(node).publish(channel, json.dumps([number, "x" * size]).encode())
+            self.published(channel, number, done.position)
+
+        async def work() -> None:
+            await asyncio.gather(*(one(node) for node, count in enumerate(counts) for _ in range(count)))
+
+        self.house.run(work())
+        self.rest()
 
     @rule(
         slot=slots,
@@ -224,7 +230,7 @@ class Delivery(RuleBasedStateMachine):
             for channel in PERSONAL:
                 user.positions.pop(channel, None)
             user.is_personal = personal
-        client = user.client = self.house.client(node, connect=False)
+        client = user.client = self.house.client(node % len(self.house.nodes), connect=False)
         client.positions = user.positions
         client.on_entry = lambda channel, entry, before: self.noted(user, channel, entry, before)
         subs = {channel: user.positions[channel] for channel in PERSONAL if channel in user.positions}
@@ -322,21 +328,34 @@ class Delivery(RuleBasedStateMachine):
     @rule(channel=kept, keep=st.integers(0, 3))
     def trim(self, channel: str, keep: int) -> None:
         """The oldest are gone: a smaller history, or its time was over."""
-        self.backend.trim(channel, keep)
+        if channel in DURABLE:
+            self.house.run(self.store.trim(channel, self.look(channel).top - keep))
+        else:
+            self.backend.trim(channel, keep)
         self.rest()
 
-    @rule(channel=kept)
+    @rule(channel=durable)
+    def replace_epoch(self, channel: str) -> None:
+        """The store went back in time, and says so; nothing is announced."""
+        before = self.look(channel)
+        self.house.run(self.store.replace_epoch(channel, before.epoch))
+        now = self.look(channel)
+        assert now == before._replace(epoch=now.epoch) != before
+        self.again(channel, Copy(before, None), now)
+        self.rest()
+
+    @rule(channel=streams)
     def forget(self, channel: str) -> None:
         """Another life begins."""
         self.backend.forget(channel)
         self.rest()
 
-    @rule(channel=kept)
+    @rule(channel=streams)
     def back_up(self, channel: str) -> None:
         """A copy, to be restored some time."""
         self.copies[channel] = self.backend.save(channel)
 
-    @rule(channel=kept, lost=st.integers(0, 3), node=nodes)
+    @rule(channel=streams, lost=st.integers(0, 3), node=nodes)
     def restore(self, channel: str, lost: int, node: int) -> None:
         """A failover or a backup lost the newest, and the source noticed: what is left goes on under another epoch."""
         copy = self.copies.pop(channel, None) or self.backend.save(channel)
@@ -370,7 +389,7 @@ class Delivery(RuleBasedStateMachine):
         self.again(channel, copy, now)
 
     def stands_beyond(self, node: int, channel: str, head: Position) -> bool:
-        place = self.house.nodes[node].hub.channels.get(channel)
+        place = self.node(node).hub.channels.get(channel)
         if place is None or place.feed is None or place.feed.position is None or not place.subscriptions:
             return False
         position = place.feed.position
@@ -386,6 +405,21 @@ class Delivery(RuleBasedStateMachine):
             self.model[channel, now.epoch] = self.model[channel, copy.look.epoch][: now.top]
 
     # time -----------------------------------------------------------------------------------------------------------
+
+    @rule()
+    def look_at_the_store(self) -> None:
+        """Whatever became of announcements: two looks at it later everything is there."""
+        self.house.pass_time(11, step=1)
+        self.house.pass_time(0.05)  # patience, after the last look
+        self.rest()
+        self.nobody_lags_behind_the_store()
+
+    def nobody_lags_behind_the_store(self) -> None:
+        for node in self.house.nodes:
+            for name in DURABLE:
+                place = node.hub.channels.get(name)
+                if place is not None and place.feed is not None and place.feed.position is not None:
+                    assert place.feed.position == self.look(name).head, f"{name} lags"
 
     @rule(seconds=st.sampled_from([0.05, 1.1, 2.1, 6.0, 12.0]))
     def pass_time(self, seconds: float) -> None:
@@ -550,7 +584,7 @@ class Delivery(RuleBasedStateMachine):
             elif entry.kind in ("unsubscribed", "left"):
                 is_in = False
         assert user.client is not None
-        if is_in and user.client.is_subscribed.get(channel) and channel not in CHANNELS[3:]:
+        if is_in and user.client.is_subscribed.get(channel) and not channel.startswith("live"):
             now = self.look(channel)
             assert Position(epoch, offset) == now.head, f"not at the end: {log}"
             if channel.startswith("last") and now.first <= now.top:

@@ -10,8 +10,9 @@ from typing import Any, cast
 
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
-from tests.faults import Announcement, UnreliableBroker
-from tests.property.delivery_machine import Delivery, indexes, kept, kinds, nodes, slots
+from tests.faults import Announcement, UnreliableBroker, UnreliableRemote
+from tests.property.delivery_machine import Delivery
+from tests.property.delivery_terms import durable, indexes, kept, kinds, nodes, slots, streams
 
 from hubbub.brokers.base import Broker
 from hubbub.model import Publication
@@ -21,10 +22,10 @@ class UnreliableDelivery(Delivery):
     """Over brokers that do to announcements and calls whatever networks do."""
 
     def wrap(self, broker: Broker) -> Broker:
-        return UnreliableBroker(broker, is_direct=True)
+        return UnreliableRemote(broker, is_direct=True)
 
-    def broker(self, node: int) -> UnreliableBroker:
-        return cast("UnreliableBroker", self.house.brokers[node])
+    def broker(self, node: int) -> UnreliableRemote:
+        return cast("UnreliableRemote", self.house.brokers[node % len(self.house.brokers)])
 
     @rule(node=nodes, is_direct=st.booleans())
     def change_the_network(self, node: int, is_direct: bool) -> None:
@@ -104,6 +105,32 @@ class UnreliableDelivery(Delivery):
         self.rest()
 
     @rule(node=nodes)
+    def leave(self, node: int) -> None:
+        self.house.call(self.broker(node).leave)
+        self.rest()
+
+    @rule(node=nodes)
+    def back(self, node: int) -> None:
+        """Where it was away."""
+        if self.broker(node).is_away:
+            self.house.call(self.broker(node).back)
+            self.rest()
+
+    @rule(node=nodes, slot=slots, channel=durable, counts=st.lists(st.integers(0, 3), min_size=1, max_size=3))
+    def do_without(self, node: int, slot: int, channel: str, counts: list[int]) -> None:
+        """The broker is away, and whoever is there has everything soon after it is published."""
+        self.house.call(self.broker(node).leave)
+        self.subscribe(slot, "log:1")
+        for count in counts:
+            self.send(channel, count, node + count, 1)
+            self.house.pass_time(1.1)
+            self.house.pass_time(0.05)  # patience: announcements of what it finds might be on their way
+            self.rest()
+            place = self.node(node).hub.channels.get(channel)
+            if place is not None and place.feed is not None:
+                assert place.feed.position == self.look(channel).head, "it lags"
+
+    @rule(node=nodes)
     def renew(self, node: int) -> None:
         self.house.call(lambda: self.broker(node).renew())
         self.rest()
@@ -144,14 +171,14 @@ class UnreliableDelivery(Delivery):
         self.house.pass_time(41, step=5)
         self.rest()
 
-    @rule(channel=kept, lost=st.integers(1, 3), node=nodes)
+    @rule(channel=streams, lost=st.integers(1, 3), node=nodes)
     def lose_the_newest(self, channel: str, lost: int, node: int) -> None:
         self.roll_back(channel, lost, node)
 
     def renew_all(self) -> None:
         for node in (0, 1):
             self.let_calls_pass(node)
-            self.house.call(self.broker(node).renew)
+            self.house.call(self.broker(node).back)
         self.house.pass_time(1.1)  # who could not ask a moment ago waits for a second
         self.rest()
 
@@ -166,6 +193,7 @@ class UnreliableDelivery(Delivery):
         for node in (0, 1):
             self.broker(node).is_direct = True
             self.let_calls_pass(node)
+            self.back(node)
             self.house.call(self.broker(node).deliver_all)
             self.rest()
 

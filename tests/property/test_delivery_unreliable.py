@@ -5,15 +5,23 @@ from __future__ import annotations
 from typing import cast
 
 import pytest
+from tests.contracts.stores import MemoryStores
 from tests.fakes import Entry, House
-from tests.faults import UnreliableBroker
-from tests.property.delivery_machine import RULES
+from tests.faults import UnreliableRemote
+from tests.property.delivery_terms import RULES
 from tests.property.delivery_unreliable import UnreliableDelivery
+
+from hubbub.model import Publication
+
+
+def made(nodes: int = 1, stores: MemoryStores | None = None) -> House:
+    store = (stores or MemoryStores()).store
+    return House(RULES, nodes=nodes, wrap=lambda broker: UnreliableRemote(broker, is_direct=True), store=store)
 
 
 def test_a_rollback_is_told_once() -> None:
-    with House(RULES, wrap=lambda broker: UnreliableBroker(broker, is_direct=True)) as house:
-        broker = cast("UnreliableBroker", house.brokers[0])
+    with made() as house:
+        broker = cast("UnreliableRemote", house.brokers[0])
         client = house.client()
         house.call(lambda: client.subscribe("news:1"))
         house.publish("news:1", *[b"1"] * 10)
@@ -28,8 +36,8 @@ def test_a_rollback_is_told_once() -> None:
 
 
 def test_who_was_away_during_a_rollback_is_told() -> None:
-    with House(RULES, wrap=lambda broker: UnreliableBroker(broker, is_direct=True)) as house:
-        broker = cast("UnreliableBroker", house.brokers[0])
+    with made() as house:
+        broker = cast("UnreliableRemote", house.brokers[0])
         client = house.client()
         house.call(lambda: client.subscribe("news:1"))
         house.publish("news:1", *[b"1"] * 10)
@@ -44,8 +52,8 @@ def test_who_was_away_during_a_rollback_is_told() -> None:
 
 def test_who_returns_to_a_node_that_is_late_has_lost_nothing() -> None:
     """Though that node itself has: what it missed is not kept any more."""
-    with House(RULES, nodes=2, wrap=lambda broker: UnreliableBroker(broker, is_direct=True)) as house:
-        late = cast("UnreliableBroker", house.brokers[0])
+    with made(2) as house:
+        late = cast("UnreliableRemote", house.brokers[0])
         stays, moves = house.client(0), house.client(1)
         house.call(lambda: stays.subscribe("tiny:1"))
         house.call(lambda: moves.subscribe("tiny:1"))
@@ -57,6 +65,33 @@ def test_who_returns_to_a_node_that_is_late_has_lost_nothing() -> None:
         assert [entry.kind for entry in again.log("tiny:1")] == ["recovered"]
         assert stays.log("tiny:1")[-1] == Entry("unsubscribed", code=2500)
         late.drop_all()
+
+
+def test_a_broker_that_does_not_answer_holds_up_no_durable_channel() -> None:
+    with made(2) as house:
+        broker = cast("UnreliableRemote", house.brokers[0])
+        client = house.client()
+        house.call(lambda: client.subscribe("news:1"))
+        house.call(lambda: client.subscribe("log:1"))
+        broker.hold("heads")
+        house.call(broker.renew)
+        house.call(broker.leave)
+        house.publish("log:1", b"1", node=1)
+        house.pass_time(1.1)
+        house.pass_time(0.05)
+        assert client.data("log:1") == [1]
+
+
+def test_a_forged_announcement_silences_no_durable_channel() -> None:
+    stores = MemoryStores()
+    with made(stores=stores) as house:
+        client = house.client()
+        house.call(lambda: client.subscribe("log:1"))
+        house.publish("log:1", b"1")
+        epoch = stores.logs.head("log:1").epoch
+        house.call(lambda: house.node.feeds.on_publication("log:1", Publication(b"9", 1), epoch))
+        house.publish("log:1", b"2")
+        assert client.data("log:1") == [1, 2]
 
 
 TestUnreliableDelivery = pytest.mark.timeout(900)(UnreliableDelivery.TestCase)

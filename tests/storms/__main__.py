@@ -1,17 +1,21 @@
-"""Storms: what must not happen to anybody when Redis, a node or a way between them fails.
+"""Storms: what must not happen to anybody when Redis, PostgreSQL, a node or a way between them fails.
 
     python3 dev.py storms                                   each fault once, on Redis and on Valkey (as in CI)
     python3 dev.py storms --faults everything_flushed       this one
     python3 dev.py storms --clients 1000 --minutes 30       faults at random, one after the other, for so long
+    python3 dev.py storms --durable --minutes 60 --rate 150 durable channels above all: 200 faults, 100,000 publications
     python3 dev.py storms --json                            a line of JSON for each round on stdout
 
 A storm has two or more `hubbub serve` processes, a crowd of WebSocket clients, and publishers over WebSockets, over the
 HTTP API and in Python in a process of its own; each way to Redis leads through a proxy that can be cut, stalled and
-delayed (`proxy`). In a round something fails (`faults`) while all of them publish. Then everybody gets time to recover,
-and it has to hold (`ledger`, `storm`) that
+delayed (`proxy`), and durable channels are in a PostgreSQL of the storm, or in the SQLite file of its only node. In a
+round something fails (`faults`) while all of them publish. Then everybody gets time to recover, and it has to hold
+(`ledger`, `storm`) that
 
 - every subscriber of a `recent` channel has every acknowledged publication once and in order, and the same as all the
   others; or it was told exactly once that something is lost, where the data really was lost;
+- every subscriber of a durable channel has every acknowledged publication once and in order, whatever became of Redis,
+  and was never told of a loss or sent to subscribe again;
 - every publish was answered; what was refused is not there, what was acknowledged is there once, and what nobody can
   know is there at most once;
 - a fresh publication through each node reaches everybody in every kind of channel: nobody is deaf;
@@ -26,6 +30,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import itertools
 import json
 import math
 import random
@@ -54,6 +59,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--clients", type=int, default=60, help="in all")
     parser.add_argument("--rate", type=float, default=40.0, help="publications a second")
+    parser.add_argument(
+        "--durable", action="store_true", help="publish into durable channels, and break what they need"
+    )
     parser.add_argument("--minutes", type=float, help="draw faults at random, for so long")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="of what is drawn")
     parser.add_argument("--at-once", type=int, default=3, help="storms on each kind, where all faults are gone through")
@@ -84,7 +92,7 @@ async def season(kind: Kind, faults: Sequence[Fault], size: Size, report: Report
     left = list(faults)
     while left and time.monotonic() < end:
         try:
-            async with Storm(kind, size=size, has_sentinels=left[0].has_sentinels) as storm:
+            async with Storm(kind, size=size, has_sentinels=left[0].has_sentinels, store=left[0].store) as storm:
                 await rounds(storm, left, report, end=end)
         except Exception as error:  # of ours, or of a machine that is too slow: the others go on
             name = left.pop(0).name if left else "the end"
@@ -114,19 +122,33 @@ async def tell(storm: Storm) -> None:
 
 
 def lanes(faults: Sequence[Fault], count: int) -> Iterator[list[Fault]]:
-    """Shared out so that all end at about the same time; those with Sentinels apart."""
-    guarded = [fault for fault in faults if fault.has_sentinels]
+    """Shared out so that all end at about the same time; those with Sentinels apart, and those with a file."""
+    plain, *others = by_place(faults)
     made: list[list[Fault]] = [[] for _ in range(count)]
-    for fault in sorted(faults, key=lambda fault: -fault.seconds):
-        if not fault.has_sentinels:
-            min(made, key=lambda lane: sum(each.seconds + ROUND for each in lane)).append(fault)
-    yield from (lane for lane in (*made, guarded) if lane)
+    for fault in sorted(plain, key=lambda fault: -fault.seconds):
+        min(made, key=lambda lane: sum(each.seconds + ROUND for each in lane)).append(fault)
+    yield from (lane for lane in (*made, *others) if lane)
+
+
+def by_place(faults: Sequence[Fault]) -> tuple[list[Fault], list[Fault], list[Fault]]:
+    """Those of a storm as most are, those with Sentinels, and those with a file."""
+    guarded = [fault for fault in faults if fault.has_sentinels]
+    with_file = [fault for fault in faults if fault.store == "sqlite"]
+    return [fault for fault in faults if fault not in guarded and fault not in with_file], guarded, with_file
+
+
+def chosen(options: argparse.Namespace) -> tuple[list[Fault], list[Kind], Size]:
+    """What blows, on what, and how large it is."""
+    faults = [FAULTS[name] for name in options.faults or FAULTS]
+    if options.durable and not options.faults:
+        faults = [fault for fault in faults if fault.is_durable]
+    kinds = [options.kind] if options.kind else [kind for kind in KINDS if program_of(kind)]
+    size = Size(options.nodes, options.clients, options.rate)
+    return faults, kinds, size._replace(durable=10) if options.durable else size
 
 
 async def each_once(options: argparse.Namespace, report: Report) -> None:
-    faults = [FAULTS[name] for name in options.faults or FAULTS]
-    size = Size(options.nodes, options.clients, options.rate)
-    kinds = [options.kind] if options.kind else [kind for kind in KINDS if program_of(kind)]
+    faults, kinds, size = chosen(options)
     await asyncio.gather(
         *(season(kind, lane, size, report) for kind in kinds for lane in lanes(faults, options.at_once))
     )
@@ -134,17 +156,18 @@ async def each_once(options: argparse.Namespace, report: Report) -> None:
 
 async def at_random(options: argparse.Namespace, report: Report) -> None:
     draw = random.Random(options.seed)
-    faults = [FAULTS[name] for name in options.faults or FAULTS]
-    plain = [fault for fault in faults if not fault.has_sentinels]
-    guarded = [fault for fault in faults if fault.has_sentinels]
-    kinds = [options.kind] if options.kind else [kind for kind in KINDS if program_of(kind)]
+    faults, kinds, size = chosen(options)
+    plain, guarded, with_file = by_place(faults)
     end = time.monotonic() + 60 * options.minutes
-    size = Size(options.nodes, options.clients, options.rate)
-    number = 0
-    while time.monotonic() < end:
-        number += 1
-        is_guarded = bool(guarded) and (number % GUARDED_EVERY == 0 or not plain)
-        drawn = draw.choices(guarded) if is_guarded else draw.choices(plain, k=SEASON)
+    for number in itertools.count(1):
+        if time.monotonic() > end:
+            return
+        if guarded and (number % GUARDED_EVERY == 0 or not (plain or with_file)):
+            drawn = draw.choices(guarded)
+        elif with_file and (number % GUARDED_EVERY == 2 or not plain):
+            drawn = draw.choices(with_file, k=SEASON)
+        else:
+            drawn = draw.choices(plain, k=SEASON)
         await season(draw.choice(kinds), drawn, size, report, end=end)
 
 
@@ -156,7 +179,12 @@ async def main() -> int:
         await at_random(options, report)
     else:
         await each_once(options, report)
-    sys.stderr.write(f"{len(report.verdicts)} rounds, {report.wrong} went wrong\n")
+    acknowledged = sum(verdict.outcomes.get("acknowledged", 0) for verdict in report.verdicts)
+    durable = sum(verdict.durable for verdict in report.verdicts)
+    sys.stderr.write(
+        f"{len(report.verdicts)} rounds, {acknowledged} publications acknowledged, {durable} of them durable; "
+        f"{report.wrong} went wrong\n"
+    )
     return 1 if report.wrong else 0
 
 

@@ -1,8 +1,8 @@
-"""A back-end process of a storm: `python -m tests.storms.backend CONFIG CHANNEL`.
+"""A back-end process of a storm: `python -m tests.storms.backend CONFIG CHANNEL...`.
 
 Answers for: publishing what it is told on stdin ([face, what, channel, idempotency key], a line each, many at a time),
-with `hubbub.Hubbub` or from a thread with `hubbub.sync.Hubbub`, and telling on stdout what came of it and what a
-handler of CHANNEL hears on each. Refuses to know: why.
+with `hubbub.Hubbub` or from a thread with `hubbub.sync.Hubbub`, and telling on stdout what came of it and what
+handlers of the channels hear on each. Refuses to know: why.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from hubbub import BackendError, Hubbub, Publication, Published, sync
@@ -22,19 +23,20 @@ def say(**words: object) -> None:
 
 
 class Faces:
-    """Both of them on the same settings, each with a handler of `channel`."""
+    """Both of them on the same settings, each with a handler of every one of `channels`."""
 
-    def __init__(self, config: str, channel: str) -> None:
+    def __init__(self, config: str, channels: Sequence[str]) -> None:
         self.asyncio = Hubbub(config=config)
         self.sync = sync.Hubbub(config=config)
+        for channel in channels:
+            self.asyncio.on(channel)(self.hear)
+            self.sync.on(channel)(self.hear_in_a_thread)
 
-        @self.asyncio.on(channel)
-        async def hear(publication: Publication[Any]) -> None:
-            say(face="asyncio", heard=publication.data)
+    async def hear(self, publication: Publication[Any]) -> None:
+        say(face="asyncio", heard=publication.data)
 
-        @self.sync.on(channel)
-        def hear_in_a_thread(publication: Publication[Any]) -> None:
-            say(face="sync", heard=publication.data)
+    def hear_in_a_thread(self, publication: Publication[Any]) -> None:
+        say(face="sync", heard=publication.data)
 
     async def publish(self, face: str, what: str, channel: str, key: str) -> None:
         try:
@@ -51,8 +53,8 @@ class Faces:
         return await asyncio.to_thread(self.sync.publish, channel, what, idempotency_key=key)
 
 
-async def main(config: str, channel: str) -> None:
-    faces = Faces(config, channel)
+async def main(config: str, *channels: str) -> None:
+    faces = Faces(config, channels)
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     await asyncio.to_thread(faces.sync.start)

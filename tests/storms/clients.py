@@ -75,8 +75,8 @@ class Hearing:
 class Client(asyncio.Protocol):
     """One user of an SDK, over however many connections.
 
-    `recent` channels are followed with a position; of `others` the newest is known. `goodbye` is the code with which it
-    was sent away for good.
+    Channels with memory are followed with a position; of `others` the newest is known. `goodbye` is the code with which
+    it was sent away for good.
     """
 
     def __init__(self, user: str, token: str, port: int, *, ledger: Ledger) -> None:
@@ -101,9 +101,9 @@ class Client(asyncio.Protocol):
         self._is_leaving = False
         self._returning: asyncio.Task[None] | None = None
 
-    def follow(self, channel: str) -> None:
-        """Subscribe to a `recent` channel from the next connection on."""
-        self.following[channel] = self._ledger.follow(self.user, channel)
+    def follow(self, channel: str, *, keeps_all: bool = False) -> None:
+        """Subscribe to a `recent` channel, or a durable one that `keeps_all`, from the next connection on."""
+        self.following[channel] = self._ledger.follow(self.user, channel, keeps_all=keeps_all)
 
     def hear(self, channel: str, *, keeps_newest: bool) -> None:
         """Subscribe to another one."""
@@ -262,7 +262,10 @@ class Client(asyncio.Protocol):
             self._publication(channel, push["pub"])
         elif "unsubscribe" in push:
             self.inside.discard(channel)
-            if push["unsubscribe"].get("code", 0) >= 2500:
+            code = push["unsubscribe"].get("code", 0)
+            if code >= 2500:
+                if channel in self.following:
+                    self._ledger.note(self.following[channel].sent_again(code))
                 self._subscribe_later(channel)
             else:
                 self.following.pop(channel, None)

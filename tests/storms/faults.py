@@ -1,4 +1,4 @@
-"""What happens to a storm's Redis, its nodes and the ways between them: one function each.
+"""What happens to a storm's Redis, its PostgreSQL, its nodes and the ways between them: one function each.
 
 Answers for: the faults, how much may be lost by each, and what it needs. Refuses to know: what has to hold afterwards.
 """
@@ -6,40 +6,58 @@ Answers for: the faults, how much may be lost by each, and what it needs. Refuse
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from tests.storms.places import Guarded
-from tests.storms.storm import Storm
+from tests.storms.storm import Store, Storm
 
-#: How many losses each subscriber of a `recent` channel is told of.
+#: How many losses each subscriber of a `recent` channel is told of; in a durable one it is never any.
 NONE, ONE, AT_MOST_ONE = range(0, 1), range(1, 2), range(0, 2)
 
 Run = Callable[[Storm], Awaitable[None]]
 
 
 class Fault(NamedTuple):
-    """`seconds`: about how long it takes. With `has_sentinels` it needs a Redis that they guard, else one without."""
+    """`seconds`: about how long it takes. With `has_sentinels` it needs a Redis that they guard, else one without.
+    `is_durable`: it is one of those that durable channels are tried with when they are tried alone.
+    """
 
     run: Run
     losses: range
     seconds: float
     has_sentinels: bool = False
+    store: Store = "postgresql"
+    is_durable: bool = False
 
     @property
     def name(self) -> str:
         return getattr(self.run, "__name__", "")
 
 
+#: Ends every connection but the one that asks.
+_CUT = """
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
+
 #: By name, in the order in which they stand here.
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(losses: range = NONE, *, seconds: float = 1, has_sentinels: bool = False) -> Callable[[Run], Run]:
+def fault(
+    losses: range = NONE,
+    *,
+    seconds: float = 1,
+    has_sentinels: bool = False,
+    store: Store = "postgresql",
+    is_durable: bool = False,
+) -> Callable[[Run], Run]:
     """Make it known by its name."""
 
     def register(run: Run) -> Run:
-        made = Fault(run, losses, seconds, has_sentinels)
+        made = Fault(run, losses, seconds, has_sentinels, store, is_durable)
         FAULTS[made.name] = made
         return run
 
@@ -59,7 +77,7 @@ async def redis_down_2s(storm: Storm) -> None:
     await _down(storm, 2)
 
 
-@fault(ONE, seconds=2)
+@fault(ONE, seconds=2, is_durable=True)
 async def redis_down_2s_data_gone(storm: Storm) -> None:
     await _down(storm, 2, forgets=True)
 
@@ -74,42 +92,46 @@ async def redis_down_12s_data_gone(storm: Storm) -> None:
     await _down(storm, 12, forgets=True)
 
 
-@fault(seconds=60)
+@fault(seconds=60, is_durable=True)
 async def redis_out_of_reach_60s(storm: Storm) -> None:
     for proxy in storm.proxies:
         proxy.refuse()
-    await storm.seconds(60)
+    end = time.monotonic() + 60
+    await storm.durable_goes_on(within=20)
+    await storm.seconds(30)
+    await storm.durable_goes_on(within=20)
+    await storm.seconds(end - time.monotonic())
     for proxy in storm.proxies:
         proxy.mend()
 
 
-@fault()
+@fault(is_durable=True)
 async def subscriptions_killed(storm: Storm) -> None:
     for _ in range(3):
         await storm.redis_command("CLIENT", "KILL", "TYPE", "pubsub")
         await storm.published()
 
 
-@fault(ONE)
+@fault(ONE, is_durable=True)
 async def everything_flushed(storm: Storm) -> None:
     await storm.thread(storm.redis.flushall)
 
 
-@fault(seconds=10)
+@fault(seconds=10, is_durable=True)
 async def redis_stopped_10s(storm: Storm) -> None:
     storm.redis.pause()
     await storm.seconds(10)
     storm.redis.resume()
 
 
-@fault(seconds=10)
+@fault(seconds=10, is_durable=True)
 async def node_on_half_open_connections(storm: Storm) -> None:
     """What the node had open swallows everything; what it opens anew is whole."""
     storm.proxies[0].stall()
     await storm.published()
 
 
-@fault(seconds=10)
+@fault(seconds=10, is_durable=True)
 async def node_hears_nothing_more(storm: Storm) -> None:
     """It can speak to Redis, and is not answered; nor does anything arrive."""
     storm.proxies[0].stall("server")
@@ -126,20 +148,20 @@ async def answers_cut_in_mid_frame(storm: Storm) -> None:
         proxy.mend()
 
 
-@fault(AT_MOST_ONE, seconds=8, has_sentinels=True)
+@fault(AT_MOST_ONE, seconds=8, has_sentinels=True, is_durable=True)
 async def failover_loses_the_last_writes(storm: Storm) -> None:
     assert isinstance(storm.house, Guarded), "it has Sentinels"
     await storm.house.lose_the_last_writes(2)
 
 
-@fault(seconds=3)
+@fault(seconds=3, is_durable=True)
 async def node_killed(storm: Storm) -> None:
     storm.nodes[0].kill()
     await storm.published()
     await storm.nodes[0].start()
 
 
-@fault(seconds=10)
+@fault(seconds=10, is_durable=True)
 async def node_stopped_10s(storm: Storm) -> None:
     """It is no fault of Redis, which sends to it all the while."""
     storm.nodes[0].pause()
@@ -181,3 +203,56 @@ async def kicks_through_a_node_that_is_cut_off(storm: Storm) -> None:
     await storm.seconds(2)
     storm.proxies[0].mend()
     await kicking
+
+
+@fault(seconds=2, is_durable=True)
+async def postgres_restarted(storm: Storm) -> None:
+    await storm.thread(storm.postgres.stop)
+    await storm.thread(storm.postgres.start)
+
+
+@fault(seconds=3, is_durable=True)
+async def postgres_killed(storm: Storm) -> None:
+    await storm.thread(storm.postgres.kill)
+    await storm.seconds(1)
+    await storm.thread(storm.postgres.start)
+
+
+@fault(seconds=8, is_durable=True)
+async def postgres_stopped_8s(storm: Storm) -> None:
+    storm.postgres.pause()
+    await storm.seconds(8)
+    storm.postgres.resume()
+
+
+@fault(seconds=2, is_durable=True)
+async def postgres_cuts_everybody(storm: Storm) -> None:
+    """Three times: in the middle of commits, too."""
+    for _ in range(3):
+        await storm.thread(storm.postgres.query, _CUT)
+        await storm.published()
+
+
+@fault(seconds=8, is_durable=True)
+async def postgres_killed_while_redis_is_down(storm: Storm) -> None:
+    await storm.thread(storm.redis.kill)
+    await storm.thread(storm.postgres.kill)
+    await storm.seconds(1)
+    await storm.thread(storm.postgres.start)
+    await storm.durable_goes_on(within=25)
+    await storm.thread(storm.redis.start)
+
+
+@fault(seconds=10, is_durable=True)
+async def all_nodes_killed(storm: Storm) -> None:
+    for node in storm.nodes:
+        node.kill()
+    await asyncio.gather(*(node.start() for node in storm.nodes))
+
+
+@fault(seconds=12, store="sqlite", is_durable=True)
+async def sqlite_node_killed_again_and_again(storm: Storm) -> None:
+    for _ in range(3):
+        storm.nodes[0].kill()
+        await storm.nodes[0].start()
+        await storm.published()

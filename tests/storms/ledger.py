@@ -41,10 +41,11 @@ class Run:
 
 
 class Stream:
-    """A `recent` channel, as all subscribers together know it."""
+    """A channel with memory, as all subscribers know it. `keeps_all`: it is durable, and nothing excuses a loss."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, keeps_all: bool = False) -> None:
         self.name = name
+        self.keeps_all = keeps_all
         self.at: dict[Place, str] = {}
         self.places: dict[str, list[Place]] = {}
         self.answered: dict[str, Place] = {}  # where publishers were told that it stands
@@ -75,7 +76,7 @@ class Stream:
 
 
 class Follower:
-    """One subscriber's place in one `recent` channel, over all its connections."""
+    """One subscriber's place in one channel with memory, over all its connections."""
 
     __slots__ = ("losses", "runs", "stream", "who")
 
@@ -96,12 +97,18 @@ class Follower:
             if at.epoch != self.runs[-1].epoch:
                 return f"{self.who} in {self.stream.name}: recovered, from {self.place} into epoch {at.epoch}"
             return ""
+        if asked and self.stream.keeps_all:
+            return f"{self.who} in {self.stream.name}: not recovered, from {self.place} to {at}"
         if asked:
             self.losses += 1
         elif self.runs:
             return f"{self.who} in {self.stream.name}: begins anew without having been told of a loss"
         self.runs.append(Run(at.epoch, at.offset, at.offset))
         return ""
+
+    def sent_again(self, code: int) -> str:
+        """It was told to subscribe again. Returns what is wrong, or ""."""
+        return f"{self.who} in {self.stream.name}: unsubscribed with {code}" if self.stream.keeps_all else ""
 
     def got(self, offset: int, what: str) -> str:
         """A publication. Returns what is wrong, or ""."""
@@ -146,11 +153,8 @@ class Ledger:
     slowest: float = 0.0  # seconds until an answer
     outcomes: Counter[str] = field(default_factory=Counter)
 
-    def stream(self, name: str) -> Stream:
-        return self.streams.setdefault(name, Stream(name))
-
-    def follow(self, who: str, channel: str) -> Follower:
-        follower = Follower(who, self.stream(channel))
+    def follow(self, who: str, channel: str, *, keeps_all: bool = False) -> Follower:
+        follower = Follower(who, self.streams.setdefault(channel, Stream(channel, keeps_all=keeps_all)))
         self.followers.append(follower)
         return follower
 
@@ -172,8 +176,13 @@ class Ledger:
             self.streams[channel].answered[what] = place
 
     def losses(self) -> Counter[int]:
-        """How many followers were told of how many losses, in all."""
-        return Counter(follower.losses for follower in self.followers)
+        """How many followers of what may lose something were told of how many losses, in all."""
+        return Counter(follower.losses for follower in self.followers if not follower.stream.keeps_all)
+
+    def acknowledged(self) -> int:
+        """Publications in channels that keep all."""
+        durable = {name for name, stream in self.streams.items() if stream.keeps_all}
+        return sum(each.outcome == "acknowledged" and each.channel in durable for each in self.publications.values())
 
     # the verdict ----------------------------------------------------------------------------------------------------
 
@@ -186,7 +195,8 @@ class Ledger:
         for what in sorted(self.unanswered):
             self.note(f"the call that publishes {what} has no answer")
         for stream in self.streams.values():
-            self._close_stream(stream, [each for each in here if each.stream is stream], may_lose=may_lose)
+            theirs = [each for each in here if each.stream is stream]
+            self._close_stream(stream, theirs, may_lose=may_lose and not stream.keeps_all)
         wrong = self.wrong
         return wrong[:TOLD] + [f"and {len(wrong) - TOLD} more"] * (len(wrong) > TOLD)
 
@@ -196,6 +206,8 @@ class Ledger:
             self.note(f"{stream.name}: subscribers stand at different places: {dict(ends)}")
         for wrong in stream.twice(may_lose=may_lose):
             self.note(wrong)
+        if stream.keeps_all:
+            self._judge_order(stream)
         for what, publication in self.publications.items():
             if publication.channel == stream.name:
                 self.note(self._judge(stream, what, publication, may_lose=may_lose))
@@ -210,6 +222,17 @@ class Ledger:
         if places and answered is not None and answered not in places:
             return f"{stream.name}: {what} is at {places}, and its publisher was told {answered}"
         return ""
+
+    def _judge_order(self, stream: Stream) -> None:
+        """What one publisher was acknowledged stands in the order in which it was published."""
+        last: dict[str, int] = {}
+        for place, what in sorted(stream.at.items()):
+            publication = self.publications.get(what)
+            if publication is not None and publication.outcome == "acknowledged":
+                name, _, number = what.rpartition("-")
+                if int(number) < last.get(name, 0):
+                    self.note(f"{stream.name}: {what} stands at {place}, after {name}-{last[name]}")
+                last[name] = int(number)
 
     def _judge_followers(self, stream: Stream, followers: list[Follower]) -> None:
         """Each has everything that anybody got, or was told of the loss."""

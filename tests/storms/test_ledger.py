@@ -46,6 +46,38 @@ def test_two_who_have_all_of_it(ledger: Ledger) -> None:
     assert verdict(ledger) == ""
 
 
+def test_a_durable_channel_loses_nothing_and_sends_nobody_away(ledger: Ledger) -> None:
+    who = ledger.follow("u", "durable", keeps_all=True)
+    ledger.note(who.subscribed(place(0), asked=False, recovered=False))
+    hears(ledger, who, "w-1", "w-2")
+    assert verdict(ledger, may_lose=True) == ""
+    ledger.note(who.sent_again(2500))
+    ledger.note(who.subscribed(place(0, "f"), asked=True, recovered=False))
+    ledger.ended("lost", "durable", "acknowledged")
+    text = verdict(ledger, may_lose=True)
+    assert "u in durable: unsubscribed with 2500" in text
+    assert "not recovered" in text
+    assert "lost was acknowledged, and nobody got it" in text
+    assert ledger.acknowledged() == 1
+    assert not ledger.losses()
+
+
+def test_a_durable_channel_keeps_the_order_of_each_publisher(ledger: Ledger) -> None:
+    who = ledger.follow("u", "durable", keeps_all=True)
+    ledger.note(who.subscribed(place(0), asked=False, recovered=False))
+    hears(ledger, who, "v-9", "w-2", "v-10", "w-1")
+    for what in ("v-9", "v-10", "w-2"):
+        ledger.ended(what, "durable", "acknowledged")
+    assert verdict(ledger) == ""
+    ledger.ended("w-1", "durable", "acknowledged")
+    assert "w-1 stands at" in verdict(ledger)
+
+
+def test_a_recent_channel_may_send_somebody_away(ledger: Ledger) -> None:
+    ledger.note(follower(ledger).sent_again(2500))
+    assert verdict(ledger) == ""
+
+
 def test_a_hole(ledger: Ledger) -> None:
     who = follower(ledger)
     ledger.note(who.got(2, "b"))

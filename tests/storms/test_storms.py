@@ -1,4 +1,4 @@
-"""Storms: each fault blows once over two nodes and a crowd on Redis, and once on Valkey.
+"""Storms: each fault blows once over two nodes and a crowd on Redis, and once on Valkey, beside a PostgreSQL.
 
 What must hold afterwards stands in `tests/storms/__main__.py`. They all blow at the same time, in a process of its own,
 because most of a storm is waiting; each test waits for the verdict on its fault.
@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from tests.backends import KINDS, Kind, need_program, program_of
+from tests.databases import VERSIONS, need_programs, programs_of
 from tests.serving import ROOT, leashed
 from tests.storms.faults import FAULTS
 
@@ -94,5 +95,7 @@ def weather(request: pytest.FixtureRequest) -> Iterator[Weather]:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_everybody_recovers(weather: Weather, kind: Kind, fault: str) -> None:
     need_program(kind)
+    if not any(map(programs_of, VERSIONS)):
+        need_programs("postgres18")
     wrong = weather.verdict(kind, fault)
     assert not wrong, "\n".join(wrong)

@@ -293,5 +293,27 @@ def test_a_source_that_refuses_is_not_asked_for_each_announcement() -> None:
         assert client.offsets("news:1") == list(range(1, 102))
 
 
+def test_a_source_that_fails_as_it_should_not_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("a driver's mistake")
+
+    with house(is_elsewhere=True) as home:
+        home.forgives = True  # it is logged as an error
+        broker = cast("UnreliableBroker", home.brokers[0])
+        client = home.client()
+        home.call(lambda: client.subscribe("news:1"))
+        broker.is_direct = False
+        home.publish("news:1", b"1")
+        broker.drop_all()
+        broker.is_direct = True
+        with monkeypatch.context() as patch:
+            patch.setattr(broker, "read", fail)
+            home.publish("news:1", b"2")
+            home.pass_time(0.5)
+            assert feeds_of(home).counts["read_failed"] == 1
+        home.pass_time(1.1)
+        assert client.offsets("news:1") == [1, 2]
+
+
 def feeds_of(home: House) -> Feeds:
     return home.node.feeds

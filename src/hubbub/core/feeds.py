@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -79,6 +79,17 @@ class Tie:
         self.heard = False
 
 
+class Inquiry:
+    """What one source is to be asked for many channels at once. Each has its own: one that stalls holds up no other."""
+
+    __slots__ = ("doubted", "heads", "is_under_way")
+
+    def __init__(self) -> None:
+        self.heads: dict[str, None] = {}
+        self.doubted: dict[str, None] = {}  # channels of which it is to be asked whether their source is the same
+        self.is_under_way = False
+
+
 class Feeds:
     """The feeds of one node. Implements BrokerEvents.
 
@@ -114,9 +125,9 @@ class Feeds:
         self._ties: dict[str, Tie] = {}
         self.rings = RingPool()
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
-        self._heads_wanted: dict[str, None] = {}
-        self._doubted: dict[str, None] = {}  # channels of which it is to be asked whether their source is the same
-        self._is_asking_heads = False
+        self._inquiries: dict[Source, Inquiry] = {broker: Inquiry()}
+        if store is not None:
+            self._inquiries[store] = Inquiry()
         self._silence: Timer | None = None
         self._local = broker if isinstance(broker, HoldsStreams) else None
         self._remote = broker if isinstance(broker, Remote) else None
@@ -139,8 +150,9 @@ class Feeds:
                     timer.cancel()
             self._forget_ring(tie.channel)
         self._ties.clear()
-        self._heads_wanted.clear()
-        self._doubted.clear()
+        for inquiry in self._inquiries.values():
+            inquiry.heads.clear()
+            inquiry.doubted.clear()
         self.hub.channels.clear()
         for timer in (self._silence, self._polling):
             if timer is not None:
@@ -318,11 +330,12 @@ class Feeds:
 
     def _ask(self, tie: Tie, question: Question) -> None:
         if question in ("head", "verify"):
-            wanted = self._heads_wanted if question == "head" else self._doubted
+            inquiry = self._inquiries[tie.source]
+            wanted = inquiry.heads if question == "head" else inquiry.doubted
             wanted[tie.channel.name] = None
-            if not self._is_asking_heads:
-                self._is_asking_heads = True
-                self._tasks.spawn(self._ask_heads(), "heads")
+            if not inquiry.is_under_way:
+                inquiry.is_under_way = True
+                self._tasks.spawn(self._ask_heads(tie.source, inquiry), "heads")
             return
         feed = tie.channel.feed
         if tie.retry is None and feed is not None and (position := feed.ask(question)) is not None:
@@ -332,7 +345,7 @@ class Feeds:
     async def _read(self, tie: Tie, feed: Feed, position: Position) -> None:
         try:
             async with self._reads:
-                page = await tie.source.read(tie.channel.name, position.offset, READ_LIMIT, READ_BYTES)
+                page = await _answer(tie.source.read(tie.channel.name, position.offset, READ_LIMIT, READ_BYTES))
         except BackendError as error:
             feed.failed("read")
             self._failed(tie, "read", error)
@@ -342,7 +355,7 @@ class Feeds:
 
     async def _replace(self, tie: Tie, feed: Feed, position: Position) -> None:
         try:
-            head = await tie.source.replace_epoch(tie.channel.name, position.epoch)
+            head = await _answer(tie.source.replace_epoch(tie.channel.name, position.epoch))
         except BackendError as error:
             feed.failed("replace")
             self._failed(tie, "replace", error)
@@ -350,32 +363,36 @@ class Feeds:
         if tie.channel.feed is feed:
             self._apply(tie, feed.replaced(head))
 
-    async def _ask_heads(self) -> None:
+    async def _ask_heads(self, source: Source, inquiry: Inquiry) -> None:
         """Heads of all channels that want one, many a round trip, until none does; before them, whom to believe."""
         try:
-            while self._doubted or self._heads_wanted:
-                if self._doubted:
-                    await self._verify(_some(self._doubted))
+            while inquiry.doubted or inquiry.heads:
+                if inquiry.doubted:
+                    await self._verify(source, _some(inquiry.doubted))
                 else:
-                    await self._ask_some_heads(_some(self._heads_wanted))
+                    await self._ask_some_heads(source, _some(inquiry.heads))
         finally:
-            self._is_asking_heads = False
+            inquiry.is_under_way = False
 
-    async def _verify(self, names: Sequence[str]) -> None:
-        """Whether the source still holds what we have heard of these."""
-        asked: dict[str, tuple[Tie, Feed]] = {}
-        known: dict[str, Known] = {}
+    def _those_of(self, source: Source, names: Sequence[str]) -> Iterable[tuple[str, Tie, Feed]]:
+        """Channels that this source can be asked about now."""
         for name in names:
             tie = self._ties.get(name)
             feed = tie.channel.feed if tie is not None else None
-            if tie is None or feed is None or tie.source is not self.broker or tie.retry is not None:
-                continue
+            if tie is not None and feed is not None and tie.source is source and tie.retry is None:
+                yield name, tie, feed
+
+    async def _verify(self, source: Source, names: Sequence[str]) -> None:
+        """Whether the source still holds what we have heard of these."""
+        asked: dict[str, tuple[Tie, Feed]] = {}
+        known: dict[str, Known] = {}
+        for name, tie, feed in self._those_of(source, names):
             if (doubt := feed.in_doubt) is not None and feed.ask("verify") is not None:
                 asked[name], known[name] = (tie, feed), doubt
         if not asked:
             return
         try:
-            altered = await self.broker.altered(known)
+            altered = await source.altered(known)
         except BackendError as error:
             for tie, feed in asked.values():
                 feed.failed("verify")
@@ -385,17 +402,11 @@ class Feeds:
             if tie.channel.feed is feed:
                 self._apply(tie, feed.verified(is_altered=name in altered))
 
-    async def _ask_some_heads(self, names: Sequence[str]) -> None:
-        by_source: dict[Source, dict[str, tuple[Tie, Feed]]] = {}
-        for name in names:
-            tie = self._ties.get(name)
-            feed = tie.channel.feed if tie is not None else None
-            if tie is not None and tie.retry is None and feed is not None and feed.ask("head") is not None:
-                by_source.setdefault(tie.source, {})[name] = (tie, feed)
-        for source, asked in by_source.items():
-            await self._ask_source(source, asked)
-
-    async def _ask_source(self, source: Source, asked: dict[str, tuple[Tie, Feed]]) -> None:
+    async def _ask_some_heads(self, source: Source, names: Sequence[str]) -> None:
+        those = self._those_of(source, names)
+        asked = {name: (tie, feed) for name, tie, feed in those if feed.ask("head") is not None}
+        if not asked:
+            return
         try:
             heads = await source.heads(list(asked))
         except BackendError as error:
@@ -500,7 +511,7 @@ class Feeds:
         noted = feed.position if feed is not None else None
         try:
             async with self._reads:
-                page = await tie.source.read(tie.channel.name, offset, READ_LIMIT, READ_BYTES)
+                page = await _answer(tie.source.read(tie.channel.name, offset, READ_LIMIT, READ_BYTES))
             self._count("read_back")
             if feed is not None and noted is not None:
                 self._apply(tie, feed.read_back(page, noted))
@@ -522,6 +533,19 @@ def _some(names: dict[str, None]) -> list[str]:
     for name in some:
         del names[name]
     return some
+
+
+async def _answer(question: Awaitable[T]) -> T:
+    """What the source says. One that fails as it should not cannot be asked, either: BackendError, so that it is asked
+    again. A question without an end would leave its channel deaf for good.
+    """
+    try:
+        return await question
+    except BackendError:
+        raise
+    except Exception as error:
+        log.exception("a source failed as it should not")
+        raise BackendError(f"the source failed: {error!r}") from error
 
 
 async def _within(task: asyncio.Future[T], seconds: float) -> T:
