@@ -157,6 +157,15 @@ class PostgresServer:
             self._process.wait()
             self._process = None
 
+    def promote(self) -> None:
+        """End it, let it recover as a standby does, and make it the primary: of another timeline."""
+        self.stop()
+        signal_file = self.data / "standby.signal"
+        signal_file.touch()
+        shutil.chown(signal_file, *((_NOBODY, "nogroup") if os.getuid() == 0 else (os.getuid(), os.getgid())))
+        self.start()
+        self.query("SELECT pg_promote(true, 30)")
+
     def pause(self) -> None:
         """Stall all of it with SIGSTOP: connections stay open, and nothing is answered."""
         self._everybody(signal.SIGSTOP)

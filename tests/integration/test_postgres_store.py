@@ -196,6 +196,27 @@ async def test_a_commit_without_an_answer_is_looked_up(
         assert events.offsets("room") == list(range(1, 21))
 
 
+async def test_a_connection_that_was_told_its_end_and_is_still_open_is_made_anew(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying = asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+
+    async def fail(*arguments: object, **options: object) -> None:
+        raise dying
+
+    async with opened(server.database()) as (store, _):
+        await append(store, 0)
+        start = asyncpg.transaction.Transaction.start
+        failures = iter([fail])
+        monkeypatch.setattr(asyncpg.transaction.Transaction, "start", lambda each: next(failures, start)(each))
+        assert (await append(store, 1)).offset == 2
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncpg.Connection, "fetch", fail)
+            with pytest.raises(BackendError, match="cannot be asked"):
+                await store.heads(["room"])
+        assert await read(store) == [0, 1]
+
+
 async def test_a_database_that_is_another_one_gives_another_epoch(server: PostgresServer) -> None:
     """As after a promotion or a recovery: its timeline is another one. Whoever notices first, all have the new one."""
     url = server.database()
@@ -227,3 +248,40 @@ async def test_what_cannot_be_reached_is_named_without_the_password(server: Post
         await PostgresStore(away, clock=SystemClock()).start(Committed())
     assert "secret" not in str(unreachable.value)
     assert "nowhere" in str(missing.value)
+
+
+async def test_a_failure_of_our_own_leaves_no_transaction_open(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(server.database()) as (store, _):
+        await append(store)
+        with monkeypatch.context() as broken:
+            broken.setattr("hubbub.stores.postgresql.places", lambda *arguments: 1 / 0)
+            with pytest.raises(PublishFailed):
+                await append(store)
+        assert [(await append(store, number)).offset for number in (2, 3)] == [2, 3]
+        assert await read(store) == [0, 2, 3]
+
+
+async def test_a_store_stops_though_its_database_stands_still(own_server: PostgresServer) -> None:
+    store = PostgresStore(own_server.database(), clock=SystemClock())
+    await store.start(Committed())
+    await append(store)
+    own_server.pause()
+    try:
+        await store.stop()
+    finally:
+        own_server.resume()
+
+
+async def test_a_promotion_is_noticed_before_its_first_checkpoint(own_server: PostgresServer) -> None:
+    """A standby that lacks the last writes becomes the primary: its offsets are not to be taken for the old ones."""
+    url = own_server.database()
+    name = url.rpartition("/")[2]
+    async with opened(url) as (store, _):
+        old = await append(store)
+    before = own_server.query("SELECT epoch FROM hubbub_meta", name)
+    await asyncio.to_thread(own_server.promote)
+    async with opened(url) as (store, _):
+        new = await append(store)
+    assert new.epoch != old.epoch == before

@@ -323,3 +323,23 @@ async def test_a_file_of_ours_says_so(tmp_path: Path) -> None:
             ("room", '"ünï"')
         ]
     connection.close()
+
+
+async def test_a_first_start_that_was_cut_short_is_begun_again(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode=WAL")  # as far as one got that was killed in the next moment
+    connection.close()
+    assert path.stat().st_size > 0
+    async with opened(path) as store:
+        assert (await append(store)).offset == 1
+
+
+async def test_a_store_is_opened_again_by_the_same_object(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "app.db", clock=SystemClock())
+    for offset in (1, 2, 3):
+        await store.start(Committed())
+        reads = [asyncio.ensure_future(store.read("room", 0, 10)) for _ in range(20)]
+        assert (await append(store)).offset == offset
+        await asyncio.gather(*reads)
+        await store.stop()

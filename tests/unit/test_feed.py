@@ -382,3 +382,23 @@ def test_latest_is_not_broken_by_what_expired() -> None:
     feed.ask("read")
     assert feed.read_done(page([], 9)).broken is None
     assert feed.position == Position("A", 9)
+
+
+def test_a_rollback_that_could_not_be_told_yet_is_not_forgotten() -> None:
+    """The source lost 8 to 10, its epoch cannot be replaced, and meanwhile others publish up to 11."""
+    feed = Feed(Ring(RingPool()))
+    feed.start(Position("e", 0))
+    for offset in range(1, 11):
+        feed.announced(Publication(b"old", offset), "e")
+    feed.ask("head")
+    assert feed.head_seen(Position("e", 7)).ask == "replace"
+    feed.ask("replace")
+    feed.failed("replace")
+    assert feed.announced(Publication(b"new", 11), "e") == NOTHING
+    feed.ask("head")
+    assert feed.head_seen(Position("e", 11)).ask == "replace"
+    feed.ask("replace")
+    step = feed.replaced(Position("f", 11))
+    assert step.broken is not None
+    assert step.broken.cause == "rollback"
+    assert feed.announced(Publication(b"new", 12), "f").broadcast

@@ -29,6 +29,7 @@ from hubbub.core.variants import ClientVariant, Framing
 from hubbub.errors import (
     Disconnect,
     DisconnectCode,
+    InternalError,
     ProtocolError,
     TooManyRequests,
     UnsubscribeCode,
@@ -292,13 +293,13 @@ class Connection:
 
     def _committed(self, request: Request, commit: asyncio.Future[Published]) -> None:
         self._committing -= 1
-        error = None if commit.cancelled() else commit.exception()
+        error = asyncio.CancelledError() if commit.cancelled() else commit.exception()
         if self.is_closed:
             return
-        if isinstance(error, Exception):
-            self._failed(request, error)
-        else:
+        if error is None:
             self.reply(request.id, PUBLISHED)
+        else:
+            self._failed(request, error if isinstance(error, Exception) else InternalError())
         if self._held and not self.is_paused:
             self._take_held()
         self._dam()

@@ -71,6 +71,7 @@ class Feed:
         "_foreign_is_news",
         "_held_last",
         "_hole_reads",
+        "_is_rolled_back",
         "_overflowed",
         "_pending",
         "_ring",
@@ -98,6 +99,7 @@ class Feed:
         self._hole_reads = 0
         self._overflowed = False
         self._doubted = False  # a head was wanted before there was a position to compare it with
+        self._is_rolled_back = False  # that is known, and the epoch could not be replaced yet
         self._held_last: Publication | None = None  # in doubt: what the source has to hold, too
         self._foreign_is_news = False  # some came after the head that is under way was asked for
 
@@ -115,6 +117,8 @@ class Feed:
         offset = publication.offset
         if self._asked and "replace" in self._asked and position is not None and epoch == position.epoch:
             return NOTHING  # of what comes after the loss; it is in the source, under the epoch to come
+        if self._is_rolled_back and position is not None and epoch == position.epoch:
+            return NOTHING
         if self._held_last is not None and position is not None and epoch == position.epoch:
             if offset > position.offset:
                 self._hold(publication)
@@ -172,7 +176,7 @@ class Feed:
         if noted is STALE:
             return Step(ask="verify", soon=True)
         self._held_last = None
-        if is_altered:
+        if is_altered or self._is_rolled_back:
             return ROLLED_BACK
         step = self._continue([])
         return step if step.ask is not None else step._replace(ask="head", soon=True)
@@ -180,6 +184,8 @@ class Feed:
     def failed(self, question: Question) -> None:
         """The source could not be asked."""
         self._asked.pop(question, None)
+        if question == "replace":
+            self._is_rolled_back = True  # whatever the source says next, it has lost something
 
     def head_seen(self, head: Position) -> Step:
         """Where the source says that the stream stands, in answer to `ask("head")`."""
@@ -191,7 +197,7 @@ class Feed:
             return NOTHING
         if head.epoch != position.epoch:
             return self._break("epoch", head)
-        if head.offset < noted.offset:
+        if head.offset < noted.offset or self._is_rolled_back:
             return ROLLED_BACK
         if self._held_last is not None:
             return NOTHING  # it is asked again once that is verified
@@ -210,7 +216,7 @@ class Feed:
             return NOTHING
         if page.head.epoch != position.epoch:
             return self._break("epoch", page.head)
-        if page.head.offset < noted.offset:
+        if page.head.offset < noted.offset or self._is_rolled_back:
             return ROLLED_BACK
         if self._held_last is not None:
             return NOTHING
@@ -235,7 +241,7 @@ class Feed:
             if noted.epoch == self._position.epoch:  # where we stood when it was asked for: no break has come since
                 return self._break("epoch", page.head)
             return Step(ask="head", soon=True)
-        if self._held_last is not None:
+        if self._held_last is not None or self._is_rolled_back:
             return NOTHING
         older: list[Publication] = []
         broadcast: list[Publication] = []
@@ -364,6 +370,7 @@ class Feed:
         old = self._position
         self.position = head
         self._held_last = None
+        self._is_rolled_back = False
         for question in self._asked:
             self._asked[question] = STALE
         if cause != "trimmed":

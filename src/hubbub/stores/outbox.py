@@ -211,8 +211,10 @@ class _Strangers:
             try:
                 return judge(row)
             except Strange as error:
+                now = self._clock.now()
                 if row.id not in self._until and len(self._until) < MAX_LEFT:
-                    self._until[row.id] = self._clock.now() + PATIENCE
+                    self._until[row.id] = now + PATIENCE
+                if now < self._until.get(row.id, 0.0):  # also where a transaction is tried again
                     raise
                 self._until.pop(row.id, None)
                 raise ReplyError(f"no server knows it: {error}") from None

@@ -19,7 +19,7 @@ import secrets
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar, Generic, TypeVar
 
 import asyncpg
@@ -61,6 +61,7 @@ _AWAY = (
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # an idle connection that was told its end, and is not closed yet
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -220,15 +221,20 @@ class PostgresStore:
         return moved
 
     async def trim(self, channel: str, upto: int) -> None:
-        """Let go of what is kept up to there."""
-        await self._ask(
-            lambda connection: connection.execute(
-                "DELETE FROM hubbub_log WHERE channel = (SELECT id FROM hubbub_channel WHERE name = $1)"
-                ' AND "offset" <= $2',
-                channel,
-                upto,
-            )
-        )
+        """Let go of what is kept up to there, a slice in each transaction."""
+        query = """
+            WITH id AS (SELECT id FROM hubbub_channel WHERE name = $1),
+            oldest AS (
+                SELECT "offset" FROM hubbub_log WHERE channel = (SELECT id FROM id) AND "offset" <= $2
+                ORDER BY "offset" LIMIT $3)
+            DELETE FROM hubbub_log WHERE channel = (SELECT id FROM id) AND "offset" IN (SELECT "offset" FROM oldest)
+        """
+        while await self._deleted(query, channel, upto, SLICE) == SLICE:
+            pass
+
+    async def _deleted(self, query: str, *values: Any) -> int:
+        done = await self._ask(lambda connection: connection.execute(query, *values))
+        return int(done.rpartition(" ")[2])
 
     async def sweep(self, keeps: Callable[[str], float]) -> int:
         """Let go of what is old, a slice of a channel in each transaction. Several servers may do so at once."""
@@ -257,8 +263,7 @@ class PostgresStore:
             DELETE FROM hubbub_log WHERE channel = $1 AND "offset" IN (
                 SELECT "offset" FROM oldest, first WHERE kept IS NULL OR "offset" < kept)
         """
-        done = await self._ask(lambda connection: connection.execute(query, channel, before, SLICE))
-        return int(done.rpartition(" ")[2])
+        return await self._deleted(query, channel, before, SLICE)
 
     async def altered(self, known: Mapping[str, Known]) -> set[str]:
         """Which of these are not what is held here."""
@@ -373,13 +378,17 @@ class _Table:
                 is_final = not isinstance(error, _AWAY) and in_doubt is None
                 if is_final or self._clock.now() + PAUSE >= end:
                     raise _failure(error, is_known=in_doubt is None) from error
+            except BaseException:  # ours: nobody may go on in a transaction that it left open
+                self._drop()
+                raise
             await asyncio.sleep(PAUSE)
 
     async def close(self) -> None:
         """Disconnect."""
         if self._connection is not None:
             connection, self._connection = self._connection, None
-            await connection.close(timeout=1)
+            with suppress(*_AWAY):  # it is paused, or gone: then it is cut
+                await connection.close(timeout=1)
 
     async def _connected(self) -> Any:
         if self._connection is None or self._connection.is_closed():

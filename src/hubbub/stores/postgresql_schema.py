@@ -73,10 +73,14 @@ _META = """
     )
 """
 
-#: Which database this is. Their functions are open to everybody, unless an administrator has closed them.
+#: Which database this is. Until the first checkpoint after a promotion, only what recovery says of itself has the new
+#: timeline. Their functions are open to everybody, unless an administrator has closed them.
 IDENTITY = """
     SELECT (SELECT system_identifier FROM pg_control_system())
-        || '/' || (SELECT timeline_id FROM pg_control_checkpoint())
+        || '/' || greatest(
+            (SELECT timeline_id FROM pg_control_checkpoint()),
+            (SELECT min_recovery_end_timeline FROM pg_control_recovery())
+        )
 """
 
 

@@ -97,14 +97,14 @@ class SqliteStore:
         if writer is None:
             return
         await writer.stop()
-        await self._in(self._reading, self._close_readers)
+        await asyncio.to_thread(self._reading.shutdown)  # first: whoever still reads needs a connection
+        self._close_readers()
         await self._in(self._writing, lambda: self._file.close(self._connection))
         self._writing.shutdown()
-        self._reading.shutdown()
 
     def _close_readers(self) -> None:
         for _ in range(READERS):
-            self._idle.get().close()  # waits for who still reads
+            self._idle.get().close()
 
     async def _in(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, work)
@@ -156,6 +156,7 @@ class SqliteStore:
                 connection.execute("ROLLBACK")
             (commits,) = connection.execute("SELECT commits FROM meta").fetchone()
         except sqlite3.Error as error:
+            self._commits = expected  # should it have taken place, the next one must have another number
             raise PublishFailed(f"{IN_DOUBT}: the file cannot be read: {error}", is_retry_safe=False) from error
         return bool(commits == expected)
 
@@ -200,12 +201,15 @@ class SqliteStore:
         return found
 
     async def trim(self, channel: str, upto: int) -> None:
-        """Let go of what is kept up to there."""
+        """Let go of what is kept up to there, a slice in each transaction."""
+        while await self._change(partial(self._cut, channel, upto)) == SLICE:
+            pass
 
-        def work() -> None:
-            self._connection.execute("DELETE FROM log WHERE channel = ? AND offset <= ?", (self._row(channel).id, upto))
-
-        await self._change(work)
+    def _cut(self, channel: str, upto: int) -> int:
+        id = self._row(channel).id
+        oldest = "SELECT offset FROM log WHERE channel = ? AND offset <= ? ORDER BY offset LIMIT ?"
+        delete = f"DELETE FROM log WHERE channel = ? AND offset IN ({oldest})"
+        return self._connection.execute(delete, (id, id, upto, SLICE)).rowcount
 
     async def sweep(self, keeps: Callable[[str], float]) -> int:
         """Let go of what is old, a slice of a channel in each transaction."""

@@ -166,8 +166,11 @@ class StoreFile:
         try:
             (application,) = connection.execute("PRAGMA application_id").fetchone()
             (version,) = connection.execute("PRAGMA user_version").fetchone()
+            tables = connection.execute("SELECT name FROM sqlite_master").fetchall()
         except sqlite3.DatabaseError as error:
             raise ConfigurationError(f"store.url: {self.path} is no SQLite file, or a broken one: {error}") from None
+        if application == version == 0 and not tables:
+            return  # begun by one of us that was killed before it came further
         if application != APPLICATION:
             raise ConfigurationError(
                 f"store.url: {self.path} is another program's: name a file of its own, or a new one"

@@ -31,6 +31,10 @@ MAX_WAITING, MAX_WAITING_BYTES = 10_000, 64 << 20
 BATCH, BATCH_BYTES = 500, 1 << 20
 
 
+#: Seconds that a draft waits for a store that fails.
+PATIENCE = 5.0
+
+
 class _Waiting(NamedTuple):
     draft: Draft
     done: asyncio.Future[Published]
@@ -58,6 +62,7 @@ class Writer:
         self._bytes = 0
         self._loop = asyncio.get_running_loop()
         self._is_stopping = False
+        self._is_failing = False  # the last batch was not written, and not because of what was in it
         self._work: asyncio.Task[None] | None = None
         self._counts: Counter[str] = Counter()
         self._commit_seconds = 0.0  # of the last transaction
@@ -105,8 +110,19 @@ class Writer:
         try:
             while self._queue:
                 await self._write(self._next_batch())
+                if self._is_failing:
+                    self._give_up()
         finally:
             self._work = None
+
+    def _give_up(self) -> None:
+        """Refuse what has waited as long as a batch is tried: its publishers shall not wait for each batch before."""
+        old: list[_Waiting] = []
+        while self._queue and self._clock.now() - self._queue[0].since >= PATIENCE:
+            old.append(self._queue.popleft())
+        self._bytes -= sum(waiting.draft.size for waiting in old)
+        self._counts["store_failed"] += len(old)
+        _fail(old, PublishFailed("not published, publish again: the store cannot be written", is_retry_safe=True))
 
     def _next_batch(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
@@ -120,6 +136,7 @@ class Writer:
     async def _write(self, batch: Sequence[_Waiting]) -> None:
         """One transaction; two halves of it where one draft spoils it, until that one stands alone."""
         started = self._clock.now()
+        self._is_failing = False
         try:
             written = await self._table.commit([waiting.draft for waiting in batch])
         except Unwritable as error:
@@ -132,6 +149,7 @@ class Writer:
                 log.error("a publication in %r cannot be written: %s", batch[0].draft.channel, error)
                 _fail(batch, PublishFailed(f"not published, and it never will be: {error}", is_retry_safe=True))
         except PublishFailed as error:
+            self._is_failing = True
             self._counts["store_failed"] += len(batch)
             self._sparing.warning("failed", self._clock.now(), "%d publications are not written: %s", len(batch), error)
             _fail(batch, error)
