@@ -153,6 +153,7 @@ class Feeds:
         for inquiry in self._inquiries.values():
             inquiry.heads.clear()
             inquiry.doubted.clear()
+            inquiry.is_under_way = False  # who asked is cancelled
         self.hub.channels.clear()
         for timer in (self._silence, self._polling):
             if timer is not None:

@@ -39,6 +39,9 @@ AT_ONCE = 100
 #: Seconds between two looks for what is old.
 SWEEP_EVERY = 60.0
 
+#: Seconds that the last commits have to be announced at the end; the others read them from the store in any case.
+LAST_WORDS = 1.0
+
 NO_STORE = "durable channels need a store: store.url = 'sqlite:///app.db' (HUBBUB_STORE_URL)"
 
 
@@ -70,7 +73,7 @@ class Mailbox:
         self._tasks = tasks
         self._observer = observer
         self._waiting: deque[tuple[str, Announcement]] = deque()
-        self._is_telling = False
+        self._telling: asyncio.Task[None] | None = None
         self._mover: Mover | None = None
         if store is not None and isinstance(store, Outbox):
             self._mover = Mover(store, self._judge, clock=clock, count=observer.count)
@@ -89,6 +92,10 @@ class Mailbox:
             await self._mover.stop()
         if self.store is not None:
             await self.store.stop()
+        if self._telling is not None:
+            await asyncio.wait([self._telling], timeout=LAST_WORDS)
+        self._telling = None
+        self._waiting.clear()
 
     async def _sweep_for_ever(self, store: Store) -> None:
         while True:
@@ -143,9 +150,8 @@ class Mailbox:
             self._observer.count("announcement_dropped")
             return
         self._waiting.append((channel, Announcement(publication, epoch)))
-        if not self._is_telling:
-            self._is_telling = True
-            self._tasks.spawn(self._tell(), "announce what is committed")
+        if self._telling is None:
+            self._telling = self._tasks.spawn(self._tell(), "announce what is committed")
 
     async def _tell(self) -> None:
         try:
@@ -158,7 +164,7 @@ class Mailbox:
                     elif isinstance(result, Exception):
                         log.error("a commit cannot be announced", exc_info=result)
         finally:
-            self._is_telling = False
+            self._telling = None
 
 
 def _tags(text: str | None) -> dict[str, str]:
