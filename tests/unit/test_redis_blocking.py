@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -125,6 +126,15 @@ def test_who_is_interrupted_leaves_no_answer_to_the_next(scene: Scene, monkeypat
     with pytest.raises(TimeLimit):
         scene.ask("A")
     assert scene.wire.is_closed
+
+
+def test_one_that_is_forgotten_in_a_circle_is_closed_before_its_socket_complains(scene: Scene) -> None:
+    circle: list[Any] = [scene.wire]
+    circle.append(circle)
+    del scene.wire, circle
+    gc.collect()  # a complaint fails this test: warnings are errors
+    assert scene.peer.recv(1) == b"", "it has ended"
+    scene.wire = BlockingWire("redis://test", socket.socket(), clock=CLOCK)  # for the fixture to close
 
 
 def test_it_knows_whether_anything_came_unasked(scene: Scene) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import weakref
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -32,7 +33,7 @@ _NOTHING = object()  # no whole reply yet; None and False are replies
 class BlockingWire:
     """One connection, greeted or not. `used` is when it was last asked, for its owner; so is `age`."""
 
-    __slots__ = ("_clock", "_reader", "_socket", "age", "is_closed", "loaded", "name", "used")
+    __slots__ = ("__weakref__", "_clock", "_end", "_reader", "_socket", "age", "is_closed", "loaded", "name", "used")
 
     def __init__(self, name: str, connected: socket.socket, *, clock: Clock) -> None:
         self.name = name
@@ -43,6 +44,9 @@ class BlockingWire:
         self._socket = connected
         self._clock = clock
         self._reader = hiredis.Reader(replyError=RedisError, notEnoughData=_NOTHING)
+        # A hub that is forgotten, as that of a module is at the end of the process, leaves nothing open. No `__del__`:
+        # where a circle is collected, the socket's own may come before it, and complains that nobody has closed it.
+        self._end = weakref.finalize(self, _close, connected)
 
     def ask(self, command: Command, end: float) -> Any:
         """The reply, by `end` on the monotonic clock.
@@ -105,12 +109,12 @@ class BlockingWire:
             return False
         return False
 
-    def __del__(self) -> None:
-        # A hub that is forgotten, as that of a module is at the end of the process, leaves nothing open.
-        self.close()
-
     def close(self) -> None:
         """Leave without a word. Idempotent."""
         self.is_closed = True
-        with contextlib.suppress(OSError):
-            self._socket.close()
+        self._end()
+
+
+def _close(connected: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connected.close()
