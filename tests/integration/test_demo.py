@@ -11,6 +11,8 @@ import pytest
 from playwright.async_api import Page, expect
 from tests.integration.demo_support import PATIENCE, Demo, Open, connected, offsets, say, tabs
 
+pytestmark = pytest.mark.timeout(180)  # two browsers, where much else is going on
+
 LAWS = (Path(__file__).with_name("test_demo_laws.js")).read_text()
 
 

@@ -30,6 +30,7 @@ export class Channel {
   #until = 0; // while what was missed comes in: the last offset of it
   #heardAt = 0;
   #retry = 0; // the timer, while the server cannot pass on what is written
+  #isSending = false;
 
   /** `ears`: change(outcome), message(publication, kind), typing(publication). */
   constructor(id, view, ears) {
@@ -66,6 +67,7 @@ export class Channel {
   #enter({ wasRecovering, recovered, streamPosition }) {
     const isNewLife = this.epoch && streamPosition && streamPosition.epoch !== this.epoch;
     if (streamPosition) this.epoch = streamPosition.epoch;
+    for (const entry of this.outbox.values()) entry.isAnswered = false; // it did not come back: ask again
     if (wasRecovering && recovered) return this.#catchUp();
     if (wasRecovering) this.view.loseGap(isNewLife);
     if (isNewLife) this.last = 0;
@@ -153,29 +155,35 @@ export class Channel {
   /** It is shown at once, goes out now or when the connection is back, and is done when it comes back as a message. */
   write(text) {
     const key = Math.random().toString(36).slice(2);
-    const entry = { key, text, at: Date.now(), isUnderway: false };
+    const entry = { key, text, at: Date.now(), isAnswered: false, hasFailed: false };
     entry.row = this.view.addPending(entry, () => this.#sent(key));
     this.outbox.set(key, entry);
-    this.#post(entry);
+    this.#flush();
   }
 
-  #flush() {
-    for (const entry of this.outbox.values()) this.#post(entry);
+  // One after the other: what is refused for now and sent again would come behind what was sent after it.
+  async #flush() {
+    if (this.#isSending) return;
+    this.#isSending = true;
+    for (let next; (next = this.#next()); ) await this.#post(next);
+    this.#isSending = false;
+  }
+
+  #next() {
+    if (!this.isReady || this.#retry) return undefined;
+    return [...this.outbox.values()].find((entry) => !entry.isAnswered && !entry.hasFailed);
   }
 
   // By the key the server knows a message again: it is there once, however often it was sent.
   async #post(entry) {
-    if (!this.isReady || this.#retry || entry.isUnderway || entry.hasFailed) return;
     const { key, text } = entry;
-    entry.isUnderway = true;
     try {
       await client.rpc("publish", { channel: this.subscription.channel, data: { text, key }, idempotency_key: key });
+      entry.isAnswered = true;
     } catch ({ code, message }) {
       if (TROUBLE.has(code)) this.#delay(entry);
       else if (code > Math.max(...TROUBLE)) this.#fail(entry, message);
       // else the connection went while it was underway: it may have arrived, and goes out again when it has not
-    } finally {
-      entry.isUnderway = false;
     }
   }
 

@@ -4,12 +4,17 @@
 import { avatar, elsewhere, make } from "./log.js";
 import { client, me } from "./network.js";
 
+const LOOK = 10_000; // milliseconds between two looks: joins and leaves that got lost count no longer than this
+const LOOK_AGAIN = 2000; // milliseconds, while the server cannot say
 const TYPING_TTL = 4000; // milliseconds that a hint holds without another
 const TYPING_PACE = 1500; // milliseconds between two hints of one who goes on typing
 
 /** Who is here, from a channel of its own: coming into a room is subscribing to it. */
 export class People {
+  isInDoubt = false; // the server cannot say just now: what is shown is what was known, or oneself
+
   #subscription = null;
+  #timer = 0;
   #tabs = new Map(); // by connection: who
   #rows = new Map(); // by user: their line
 
@@ -19,7 +24,11 @@ export class People {
   }
 
   get size() {
-    return new Set([...this.#tabs.values()].map((who) => who.user)).size;
+    return new Set(this.#present.map((who) => who.user)).size;
+  }
+
+  get #present() {
+    return this.isInDoubt && !this.#tabs.size ? [{ ...me }] : [...this.#tabs.values()];
   }
 
   enter(room) {
@@ -28,18 +37,34 @@ export class People {
       client.removeSubscription(this.#subscription);
     }
     this.#tabs.clear();
+    this.isInDoubt = false;
     const subscription = this.#subscription = client.newSubscription(`here:${room}`);
     subscription.on("join", ({ info }) => this.#joined(info));
     subscription.on("leave", ({ info }) => this.#left(info));
     subscription.on("subscribed", () => this.#load(subscription));
+    subscription.on("error", () => this.#doubt()); // it is tried again
     subscription.subscribe();
   }
 
   async #load(subscription) {
-    const { clients } = await subscription.presence().catch(() => ({ clients: {} })); // gone again: it comes again
-    if (subscription !== this.#subscription) return;
-    this.#tabs.clear();
-    for (const info of Object.values(clients)) this.#tabs.set(info.client, who(info));
+    clearTimeout(this.#timer);
+    try {
+      const { clients } = await subscription.presence();
+      if (subscription !== this.#subscription) return;
+      this.#tabs = new Map(Object.values(clients).map((info) => [info.client, who(info)]));
+      this.isInDoubt = false;
+      this.#draw();
+    } catch {
+      if (subscription !== this.#subscription || subscription.state !== "subscribed") return; // it is subscribed again
+      this.#doubt();
+    }
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#load(subscription), this.isInDoubt ? LOOK_AGAIN : LOOK);
+  }
+
+  #doubt() {
+    if (client.state !== "connected") return; // then the page says that, and nothing else is news
+    this.isInDoubt = true;
     this.#draw();
   }
 
@@ -54,7 +79,7 @@ export class People {
   }
 
   #draw() {
-    const users = Map.groupBy(this.#tabs.values(), (one) => one.user);
+    const users = Map.groupBy(this.#present, (one) => one.user);
     for (const [user, tabs] of users) this.#line(tabs[0]).querySelector("small").textContent = note(user, tabs.length);
     for (const [user, row] of this.#rows) if (!users.has(user)) this.#leave(user, row);
     this.onChange(this);

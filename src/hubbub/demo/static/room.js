@@ -151,7 +151,8 @@ function drawFacts() {
 }
 
 function drawPeople() {
-  $("count").textContent = people.size;
+  $("count").textContent = people.isInDoubt ? "" : people.size;
+  $("doubt").hidden = !people.isInDoubt;
 }
 
 function drawMe() {
