@@ -85,12 +85,14 @@ def _readable(programs: Path) -> Path:
 
 
 class PostgresServer:
-    """One cluster on a port of its own. `options` are settings of the server, such as `fsync="on"`."""
+    """One cluster on a port of its own. `options` are settings of the server, such as `fsync="on"`; its folder is made
+    in the folder `inside`.
+    """
 
-    def __init__(self, version: Version, **options: str) -> None:
+    def __init__(self, version: Version, *, inside: Path | None = None, **options: str) -> None:
         self.version = version
         self.port = free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"hubbub-{version}-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"hubbub-{version}-", dir=inside))
         self.data = self.folder / "data"
         self._programs = need_programs(version)
         self._options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "port": str(self.port)}
@@ -104,6 +106,13 @@ class PostgresServer:
         """A new cluster."""
         initdb = [str(self._programs / "initdb"), "-D", str(self.data), "-U", "hubbub", "-A", "trust"]
         command = self._as_user(*initdb, "-E", "UTF8", "--no-locale", "-N")
+        subprocess.run(command, check=True, capture_output=True, cwd=self.folder)
+        return self
+
+    def follow(self, port: int) -> Self:
+        """A new standby of the cluster that answers there: a copy, which goes on asking that port for what is new."""
+        primary = ["-d", f"postgresql://hubbub@127.0.0.1:{port}", "-R", "-X", "stream", "--checkpoint=fast"]
+        command = self._as_user(self._programs / "pg_basebackup", "-D", self.data, *primary)
         subprocess.run(command, check=True, capture_output=True, cwd=self.folder)
         return self
 
@@ -127,7 +136,7 @@ class PostgresServer:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder
             )
         end = time.monotonic() + START_TIMEOUT
-        while not self._answers():
+        while not self.answers():
             if self._process.poll() is not None or time.monotonic() > end:
                 self.kill()
                 raise RuntimeError(f"{self.version} does not answer on port {self.port}; it said:\n{self.output}")
@@ -139,6 +148,11 @@ class PostgresServer:
         name = f"t{secrets.token_hex(6)}"
         self.query(f"CREATE DATABASE {name}")
         return self.url(name)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has been started, and has not ended by itself."""
+        return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
         """End it: connections are cut, and nothing that was committed is lost. Idempotent."""
@@ -164,6 +178,10 @@ class PostgresServer:
         signal_file.touch()
         shutil.chown(signal_file, *((_NOBODY, "nogroup") if os.getuid() == 0 else (os.getuid(), os.getgid())))
         self.start()
+        self.lead()
+
+    def lead(self) -> None:
+        """Make it, a standby that runs, the primary."""
         self.query("SELECT pg_promote(true, 30)")
 
     def pause(self) -> None:
@@ -201,7 +219,8 @@ class PostgresServer:
         ]
         return subprocess.run(psql, check=True, capture_output=True, text=True).stdout.strip()
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it takes connections."""
         ready = [str(self._programs / "pg_isready"), "-h", "127.0.0.1", "-p", str(self.port), "-t", "2"]
         return subprocess.run(ready, capture_output=True).returncode == 0
 

@@ -4,6 +4,7 @@
     python3 dev.py storms --faults everything_flushed       this one
     python3 dev.py storms --clients 1000 --minutes 30       faults at random, one after the other, for so long
     python3 dev.py storms --durable --minutes 60 --rate 150 durable channels above all: 200 faults, 100,000 publications
+    python3 dev.py storms --save FILE                       with a table of what came of each fault, in Markdown
     python3 dev.py storms --json                            a line of JSON for each round on stdout
 
 A storm has two or more `hubbub serve` processes, a crowd of WebSocket clients, and publishers over WebSockets, over the
@@ -15,7 +16,9 @@ round something fails (`faults`) while all of them publish. Then everybody gets 
 - every subscriber of a `recent` channel has every acknowledged publication once and in order, and the same as all the
   others; or it was told exactly once that something is lost, where the data really was lost;
 - every subscriber of a durable channel has every acknowledged publication once and in order, whatever became of Redis,
-  and was never told of a loss or sent to subscribe again;
+  and was never told of a loss or sent to subscribe again; unless the store itself lost its last writes (a standby took
+  over that lacked them): then each of them was told once, and what was acknowledged before that or after it is there;
+- the store holds what was acknowledged, once and in order, and nothing else under the same position;
 - every publish was answered; what was refused is not there, what was acknowledged is there once, and what nobody can
   know is there at most once;
 - a fresh publication through each node reaches everybody in every kind of channel: nobody is deaf;
@@ -38,16 +41,20 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from tests.backends import KINDS, Kind, program_of
+from tests.storms.disk import may_mount
 from tests.storms.faults import FAULTS, Fault
-from tests.storms.storm import Size, Storm, Verdict
+from tests.storms.settings import Size
+from tests.storms.storm import Storm
+from tests.storms.verdict import Verdict, table
 
 #: Seconds that a round takes besides its fault, about.
 ROUND = 8.0
 
-#: Rounds of one storm where they are drawn at random, and how many storms have none with Sentinels.
-SEASON, GUARDED_EVERY = 12, 4
+#: Rounds of one storm where they are drawn at random.
+SEASON = 12
 
 
 def arguments() -> argparse.Namespace:
@@ -66,6 +73,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="of what is drawn")
     parser.add_argument("--at-once", type=int, default=3, help="storms on each kind, where all faults are gone through")
     parser.add_argument("--json", action="store_true", help="verdicts as JSON")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="where to write a table of all rounds, in Markdown")
     return parser.parse_args()
 
 
@@ -92,7 +100,7 @@ async def season(kind: Kind, faults: Sequence[Fault], size: Size, report: Report
     left = list(faults)
     while left and time.monotonic() < end:
         try:
-            async with Storm(kind, size=size, has_sentinels=left[0].has_sentinels, store=left[0].store) as storm:
+            async with Storm(kind, size=size, is_guarded=left[0].is_guarded, store=left[0].store) as storm:
                 await rounds(storm, left, report, end=end)
         except Exception as error:  # of ours, or of a machine that is too slow: the others go on
             name = left.pop(0).name if left else "the end"
@@ -122,7 +130,7 @@ async def tell(storm: Storm) -> None:
 
 
 def lanes(faults: Sequence[Fault], count: int) -> Iterator[list[Fault]]:
-    """Shared out so that all end at about the same time; those with Sentinels apart, and those with a file."""
+    """Shared out so that all end at about the same time; those that are guarded apart, and those with a file."""
     plain, *others = by_place(faults)
     made: list[list[Fault]] = [[] for _ in range(count)]
     for fault in sorted(plain, key=lambda fault: -fault.seconds):
@@ -131,8 +139,8 @@ def lanes(faults: Sequence[Fault], count: int) -> Iterator[list[Fault]]:
 
 
 def by_place(faults: Sequence[Fault]) -> tuple[list[Fault], list[Fault], list[Fault]]:
-    """Those of a storm as most are, those with Sentinels, and those with a file."""
-    guarded = [fault for fault in faults if fault.has_sentinels]
+    """Those of a storm as most are, those where it is guarded, and those with a file."""
+    guarded = [fault for fault in faults if fault.is_guarded]
     with_file = [fault for fault in faults if fault.store == "sqlite"]
     return [fault for fault in faults if fault not in guarded and fault not in with_file], guarded, with_file
 
@@ -149,31 +157,49 @@ def chosen(options: argparse.Namespace) -> tuple[list[Fault], list[Kind], Size]:
 
 async def each_once(options: argparse.Namespace, report: Report) -> None:
     faults, kinds, size = chosen(options)
+    for kind, fault in itertools.product(kinds, faults):
+        if fault.needs_disk and not may_mount():
+            report(Verdict(fault.name, kind, skipped="nobody but root can make a small disk"))
+    faults = [fault for fault in faults if may_mount() or not fault.needs_disk]
     await asyncio.gather(
         *(season(kind, lane, size, report) for kind in kinds for lane in lanes(faults, options.at_once))
     )
 
 
+class Deck:
+    """Faults in an order that is drawn: each once before any comes again."""
+
+    def __init__(self, draw: random.Random, faults: Sequence[Fault]) -> None:
+        self._draw = draw
+        self._faults = list(faults)
+        self._left: list[Fault] = []
+
+    def some(self) -> list[Fault]:
+        """For one storm. Where it is guarded each once: Sentinels of a storm see to one failover only."""
+        count = len(self._faults) if self._faults[0].is_guarded else SEASON
+        while len(self._left) < count:
+            self._left += self._draw.sample(self._faults, len(self._faults))
+        some, self._left = self._left[:count], self._left[count:]
+        return some
+
+
 async def at_random(options: argparse.Namespace, report: Report) -> None:
     draw = random.Random(options.seed)
     faults, kinds, size = chosen(options)
+    faults = [fault for fault in faults if may_mount() or not fault.needs_disk]
     plain, guarded, with_file = by_place(faults)
+    turns = [Deck(draw, some) for some in (plain, with_file, plain, guarded) if some]
     end = time.monotonic() + 60 * options.minutes
-    for number in itertools.count(1):
+    for number, deck in enumerate(itertools.cycle(turns)):
         if time.monotonic() > end:
             return
-        if guarded and (number % GUARDED_EVERY == 0 or not (plain or with_file)):
-            drawn = draw.choices(guarded)
-        elif with_file and (number % GUARDED_EVERY == 2 or not plain):
-            drawn = draw.choices(with_file, k=SEASON)
-        else:
-            drawn = draw.choices(plain, k=SEASON)
-        await season(draw.choice(kinds), drawn, size, report, end=end)
+        await season(kinds[number // len(turns) % len(kinds)], deck.some(), size, report, end=end)
 
 
 async def main() -> int:
     options = arguments()
     report = Report(as_json=options.json)
+    may_mount()  # before there are threads
     if options.minutes:
         sys.stderr.write(f"storms of seed {options.seed}\n")
         await at_random(options, report)
@@ -185,6 +211,8 @@ async def main() -> int:
         f"{len(report.verdicts)} rounds, {acknowledged} publications acknowledged, {durable} of them durable; "
         f"{report.wrong} went wrong\n"
     )
+    if options.save is not None:
+        options.save.write_text(table(report.verdicts))
     return 1 if report.wrong else 0
 
 

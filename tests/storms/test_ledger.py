@@ -187,3 +187,174 @@ def test_what_was_before_a_round_is_forgotten(ledger: Ledger) -> None:
     ledger.begin()
     hears(ledger, who, "c")
     assert verdict(ledger) == ""
+
+
+# --- a store that loses its last writes
+
+DURABLE = "durable"
+
+
+def durable(ledger: Ledger, who: str = "u") -> Follower:
+    made = ledger.follow(who, DURABLE, keeps_all=True)
+    ledger.note(made.subscribed(place(0), asked=False, recovered=False))
+    return made
+
+
+def wrote(ledger: Ledger, what: str, at: Place | None = None) -> None:
+    ledger.begins(what)
+    ledger.ended(what, DURABLE, "acknowledged", at)
+
+
+def told(ledger: Ledger, who: Follower, at: Place) -> None:
+    ledger.note(who.sent_again(2500))
+    ledger.note(who.subscribed(at, asked=True, recovered=False))
+
+
+def failed_over(ledger: Ledger) -> Follower:
+    """ "w-1" was written before the loss, "w-2" is lost, and "w-3" was written after it, in its place."""
+    who = durable(ledger)
+    wrote(ledger, "w-1", place(1))
+    ledger.may_lose_from_now()
+    wrote(ledger, "w-2", place(2))
+    hears(ledger, who, "w-1", "w-2")
+    ledger.has_lost()
+    told(ledger, who, place(1, "f"))
+    wrote(ledger, "w-3", place(2, "f"))
+    hears(ledger, who, "w-3")
+    return who
+
+
+def kept(*each: str, epoch: str = "f") -> dict[Place, str]:
+    return {place(offset, epoch): what for offset, what in enumerate(each, 1)}
+
+
+def test_a_store_that_lost_its_last_writes_and_everybody_was_told(ledger: Ledger) -> None:
+    failed_over(ledger)
+    ledger.keeps(DURABLE, kept("w-1", "w-3"))
+    assert verdict(ledger) == ""
+    assert ledger.lost() == 1
+    assert dict(ledger.losses()) == {1: 1}
+
+
+def test_a_store_that_lost_what_was_acknowledged_long_before(ledger: Ledger) -> None:
+    failed_over(ledger)
+    ledger.keeps(DURABLE, kept("x", "w-3"))
+    assert "w-1 was acknowledged, and is not in the store" in verdict(ledger)
+
+
+@pytest.mark.parametrize("at", [None, place(3, "f")])
+def test_a_store_that_lost_what_was_acknowledged_afterwards(ledger: Ledger, at: Place | None) -> None:
+    failed_over(ledger)
+    wrote(ledger, "w-4", at)
+    ledger.keeps(DURABLE, kept("w-1", "w-3"))
+    assert "w-4 was acknowledged, and is not in the store" in verdict(ledger)
+
+
+def test_a_call_under_way_is_excused_unless_its_answer_names_the_new_life(ledger: Ledger) -> None:
+    for what in ("w-8", "w-9"):
+        ledger.begins(what)
+    failed_over(ledger)
+    ledger.ended("w-8", DURABLE, "acknowledged", place(3))
+    ledger.keeps(DURABLE, kept("w-1", "w-3"))
+    ledger.ended("w-9", DURABLE, "acknowledged", place(3, "f"))
+    text = verdict(ledger)
+    assert "w-8" not in text
+    assert "w-9 was acknowledged, and is not in the store" in text
+
+
+def test_a_loss_that_nobody_was_told_of(ledger: Ledger) -> None:
+    failed_over(ledger)
+    other = durable(ledger, "v")
+    hears(ledger, other, "w-1", "w-2")
+    ledger.keeps(DURABLE, kept("w-1", "w-3"))
+    text = verdict(ledger)
+    assert "v in durable: 2 publications are missing, and nobody said so" in text
+    assert "told of losses {1: 1, 0: 1} times" in text
+
+
+def test_a_loss_that_was_told_twice(ledger: Ledger) -> None:
+    told(ledger, failed_over(ledger), place(2, "f"))
+    ledger.keeps(DURABLE, kept("w-1", "w-3"))
+    assert "told of losses {2: 1} times" in verdict(ledger)
+
+
+def test_a_loss_that_was_told_before_there_was_one(ledger: Ledger) -> None:
+    who = durable(ledger)
+    ledger.may_lose_from_now()
+    told(ledger, who, place(0, "f"))
+    text = verdict(ledger)
+    assert "unsubscribed with 2500" in text
+    assert "not recovered" in text
+
+
+def test_two_histories_under_one_epoch(ledger: Ledger) -> None:
+    """The end was lost, and the store goes on as if it had never been."""
+    who = durable(ledger)
+    ledger.may_lose_from_now()
+    wrote(ledger, "w-1", place(1))
+    hears(ledger, who, "w-1")
+    ledger.has_lost()
+    wrote(ledger, "w-2", place(1))
+    ledger.keeps(DURABLE, kept("w-2", epoch="e"))
+    text = verdict(ledger)
+    assert "one got w-1, and the store holds w-2" in text
+    assert "told of losses {0: 1} times" in text
+
+
+def test_what_is_lost_and_published_again_is_there_once_in_each_life(ledger: Ledger) -> None:
+    who = durable(ledger)
+    ledger.may_lose_from_now()
+    ledger.begins("w-1")
+    wrote(ledger, "v-1")
+    hears(ledger, who, "w-1", "v-1")
+    ledger.has_lost()
+    told(ledger, who, place(0, "f"))
+    ledger.ended("w-1", DURABLE, "acknowledged", place(1, "f"))
+    hears(ledger, who, "w-1")
+    ledger.keeps(DURABLE, kept("w-1"))
+    assert verdict(ledger) == ""
+    hears(ledger, who, "w-1")
+    ledger.keeps(DURABLE, kept("w-1", "w-1"))
+    text = verdict(ledger)
+    assert "published twice" in text
+    assert "the store holds w-1 2 times" in text
+
+
+def test_a_store_that_was_to_lose_something_and_did_not(ledger: Ledger) -> None:
+    who = durable(ledger)
+    ledger.may_lose_from_now()
+    ledger.has_lost()
+    told(ledger, who, place(0, "f"))
+    ledger.keeps(DURABLE, {})
+    assert "lost nothing" in verdict(ledger)
+
+
+# --- what the store itself says
+
+
+def test_a_whole_store_holds_what_it_acknowledged_once_and_in_order(ledger: Ledger) -> None:
+    who = durable(ledger)
+    hears(ledger, who, "w-1", "w-2")
+    wrote(ledger, "w-1")
+    wrote(ledger, "w-2")
+    ledger.keeps(DURABLE, kept("w-1", "w-2", epoch="e"))
+    assert verdict(ledger) == ""
+    ledger.keeps(DURABLE, kept("w-2", "w-1", "w-1", epoch="e"))
+    text = verdict(ledger)
+    assert "the store holds w-1 2 times" in text
+    assert "one got w-1, and the store holds w-2" in text
+    assert "w-1 stands at" in text
+
+
+def test_a_whole_store_that_lost_what_everybody_has(ledger: Ledger) -> None:
+    hears(ledger, durable(ledger), "w-1")
+    wrote(ledger, "w-1")
+    ledger.keeps(DURABLE, {})
+    assert "w-1 was acknowledged, and is not in the store" in verdict(ledger)
+
+
+def test_what_was_refused_and_is_in_the_store(ledger: Ledger) -> None:
+    durable(ledger)
+    ledger.ended("w-1", DURABLE, "refused")
+    ledger.keeps(DURABLE, kept("w-1", epoch="e"))
+    assert "the store holds w-1, and its publisher was told that it is not there" in verdict(ledger)
