@@ -31,10 +31,12 @@ from hubbub.doctor.examination import examine
 from hubbub.doctor.findings import Finding
 from hubbub.doctor.store_file import owner
 from hubbub.doctor.store_server import CONNECTIONS
+from hubbub.errors import ConfigurationError
 from hubbub.model import Publication
 from hubbub.settings import load
 from hubbub.stores.base import Draft, Store
-from hubbub.stores.postgresql import PostgresStore, session
+from hubbub.stores.postgresql import PostgresStore
+from hubbub.stores.postgresql_connecting import session
 from hubbub.stores.sqlite import SqliteStore
 from hubbub.stores.sqlite_file import MIGRATIONS
 
@@ -130,6 +132,9 @@ async def test_an_older_copy_is_noticed(path: Path) -> None:
     found = (await findings(url_of(path)))["age"]
     assert found.level == "note"
     assert "3 commits, and its last owner had 6" in found.seen
+    with path.with_name("app.db-owner").open("r+b") as note:
+        note.write(b"%-20d %-20d\nanother boot\n" % (3, 1))
+    assert "the machine went down" in (await findings(url_of(path)))["age"].seen
     path.with_name("app.db-owner").unlink()
     assert "nobody has noted" in (await findings(url_of(path)))["age"].seen
 
@@ -278,11 +283,41 @@ async def test_rights_that_are_missing(server: PostgresServer) -> None:
     server.query(found.fix.replace("GRANT", "REVOKE").replace(" TO ", " FROM "), database)
     async with opened(PostgresStore(url, clock=SystemClock())):
         pass
-    found = (await others(stranger))["rights"]
-    assert "hubbub_log" in found.seen
-    server.query(found.fix.partition(";")[0], database)
-    assert not await others(stranger)
+    with pytest.raises(ConfigurationError, match="GRANT SELECT, INSERT, DELETE ON hubbub_log TO "):
+        await PostgresStore(stranger, clock=SystemClock()).start(Committed())
+    given = []
+    while missing := (await others(stranger)).get("rights"):
+        given.append(missing.fix)
+        server.query(missing.fix, database)
+    assert len(given) == 6  # one for each table, and nothing else: it makes none
+    assert not any("CREATE" in each or "ALL" in each for each in given)
     async with opened(PostgresStore(stranger, clock=SystemClock())) as store:
+        await write(store)
+
+
+async def test_a_right_that_only_relaxed_commits_need(server: PostgresServer) -> None:
+    url = server.database()
+    async with opened(PostgresStore(url, clock=SystemClock())):
+        pass
+    user = as_user(server, url, "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {}")
+    server.query(f"REVOKE INSERT ON hubbub_mark FROM u{url.rpartition('/')[2]}", url.rpartition("/")[2])
+    assert not await others(user)
+    assert "right to INSERT hubbub_mark" in (await others(user, store__durability="relaxed"))["rights"].seen
+
+
+async def test_the_right_to_ask_which_database_it_is(own_server: PostgresServer) -> None:
+    url = own_server.database()
+    async with opened(PostgresStore(url, clock=SystemClock())):
+        pass
+    user = as_user(own_server, url, "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {}")
+    database = url.rpartition("/")[2]
+    own_server.query("REVOKE EXECUTE ON FUNCTION pg_control_recovery() FROM PUBLIC", database)
+    found = (await others(user))["rights"]
+    assert found.fix.startswith("GRANT EXECUTE ON FUNCTION pg_control_recovery() TO ")
+    with pytest.raises(ConfigurationError, match="GRANT EXECUTE ON FUNCTION pg_control_recovery"):
+        await PostgresStore(user, clock=SystemClock()).start(Committed())
+    own_server.query(found.fix, database)
+    async with opened(PostgresStore(user, clock=SystemClock())) as store:
         await write(store)
 
 
@@ -414,3 +449,10 @@ async def test_a_pooler_is_told_from_the_server(program: str, own_server: Postgr
             assert found[subject].level == level
             assert "a pooler" in found[subject].seen
             assert "name PostgreSQL itself" in found[subject].fix
+            store = PostgresStore(url, clock=SystemClock())
+            if level == "wrong":
+                with pytest.raises(ConfigurationError, match=r"a pooler .* name PostgreSQL itself"):
+                    await store.start(Committed())
+            else:
+                async with opened(store):
+                    await write(store)

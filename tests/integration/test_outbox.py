@@ -22,8 +22,11 @@ from sqlalchemy.orm import Session
 from tests.databases import VERSIONS, Servers, Version, postgres_servers, shared
 
 from hubbub import Hubbub, Publication
+from hubbub.core.mailbox import Mailbox
 from hubbub.outbox import Outgoing
 from hubbub.stores import postgresql_outbox
+from hubbub.stores.outbox import Moved
+from hubbub.stores.postgresql import PostgresStore
 from hubbub.stores.postgresql_outbox import waiting
 from hubbub.stores.postgresql_schema import LOCK, MIGRATIONS, migrate
 
@@ -328,6 +331,46 @@ async def test_a_commit_without_an_answer_is_looked_up(url: str, monkeypatch: py
         assert await published(hub) == list(range(20))
 
 
+async def test_a_moved_one_that_is_told_late_is_heard_in_its_place(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D4: the log has one order, whoever wrote it; those who write tell of it as they have their answers."""
+    move, is_moved, go_on = PostgresStore.move, asyncio.Event(), asyncio.Event()
+    commit = asyncpg.transaction.Transaction.commit
+    told: list[int] = []
+
+    async def held(transaction: Any) -> None:
+        await commit(transaction)
+        if asyncio.current_task() in movers:
+            is_moved.set()
+            await go_on.wait()
+
+    movers: set[asyncio.Task[Any] | None] = set()
+
+    async def noticed(store: PostgresStore, *arguments: Any) -> Moved:
+        movers.add(asyncio.current_task())
+        return await move(store, *arguments)
+
+    on_committed = Mailbox.on_committed
+
+    def tell(mailbox: Mailbox, channel: str, publication: Any, epoch: str) -> None:
+        told.append(publication.offset)
+        on_committed(mailbox, channel, publication, epoch)
+
+    monkeypatch.setattr(Mailbox, "on_committed", tell)
+    monkeypatch.setattr(PostgresStore, "move", noticed)
+    monkeypatch.setattr(asyncpg.transaction.Transaction, "commit", held)
+    async with opened(url) as hub, connected(url) as connection, hub.subscribe("chat:1") as listener:
+        await put(connection, hub, "moved")
+        await is_moved.wait()
+        direct = await hub.publish("chat:1", "direct")
+        assert direct.position is not None
+        assert direct.position.offset == 2
+        go_on.set()
+        assert [(await anext(listener)).data for _ in range(2)] == ["moved", "direct"]
+        await emptied(connection)
+        assert await published(hub) == ["moved", "direct"]
+    assert told == [2, 1]
+
+
 async def test_a_server_that_stands_still_inside_loses_its_turn(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgresql_outbox, "STANDSTILL", "300ms")
     async with opened(url) as hub, connected(url) as connection, AsyncExitStack() as stack:
@@ -365,9 +408,9 @@ async def test_the_table_comes_to_databases_that_were_made_without_it(url: str) 
     async with connected(url) as connection:
         await connection.execute("DROP TABLE hubbub_outbox")
         await connection.execute("UPDATE hubbub_meta SET schema = 1")
-        assert len(MIGRATIONS) == 2
+        await connection.execute("DROP TABLE hubbub_mark")
         await migrate(connection)
-        assert await connection.fetchval("SELECT schema FROM hubbub_meta") == 2
+        assert await connection.fetchval("SELECT schema FROM hubbub_meta") == len(MIGRATIONS)
         async with opened(url) as hub:
             await put(connection, hub, "after")
             await emptied(connection)

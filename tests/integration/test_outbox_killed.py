@@ -41,9 +41,9 @@ import os, signal, sys
 from hubbub import Hubbub
 from hubbub.core.mailbox import Mailbox
 from hubbub.server import Server
-from hubbub.stores import postgresql
+from hubbub.stores import postgresql_table
 
-settle, on_committed = postgresql.settle, Mailbox.on_committed
+settle, on_committed = postgresql_table.settle, Mailbox.on_committed
 
 async def before(connection, moved):
     await settle(connection, moved)
@@ -55,7 +55,7 @@ def after(self, channel, publication, epoch):
         os.kill(os.getpid(), signal.SIGKILL)
     on_committed(self, channel, publication, epoch)
 
-postgresql.settle, Mailbox.on_committed = before, after
+postgresql_table.settle, Mailbox.on_committed = before, after
 
 async def ready(server):
     print("listens on", server.address, flush=True)

@@ -22,9 +22,10 @@ from tests.contracts.stores import Committed
 from hubbub.clock import SystemClock
 from hubbub.errors import BackendError, ConfigurationError, PublishFailed
 from hubbub.model import Position, Publication
+from hubbub.stores import sqlite_file
 from hubbub.stores.base import Draft
 from hubbub.stores.sqlite import SqliteStore
-from hubbub.stores.sqlite_file import APPLICATION, MIGRATIONS, file_system_of
+from hubbub.stores.sqlite_file import APPLICATION, MIGRATIONS, StoreFile, file_system_of
 
 #: Writes for ever, ten callers at once, and says what was acknowledged. Its argument limits the size of its files.
 WRITER = """
@@ -246,6 +247,99 @@ async def test_a_copy_of_everything_is_the_same(tmp_path: Path) -> None:
         old = await append(store)
     async with opened(copy_of(path, tmp_path / "there")) as store:
         assert await append(store) == Position(old.epoch, 2)
+
+
+# --- what a machine takes with it
+
+
+async def cut(path: Path, there: Path, *, is_relaxed: bool) -> tuple[Position, Path]:
+    """Where it stood, and what is on the disk when the machine goes down: the file and its note, and no log."""
+    async with opened(path, is_relaxed=is_relaxed) as store:
+        await append(store)
+    async with opened(path, is_relaxed=is_relaxed) as store:  # all of what came before is in the file by now
+        before = (await store.heads(["room"]))["room"]
+        copy = copy_of(path, there)
+        await append(store)
+    return before, copy
+
+
+async def test_a_power_cut_of_relaxed_commits_is_another_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, copy = await cut(tmp_path / "app.db", tmp_path / "there", is_relaxed=True)
+    monkeypatch.setattr(sqlite_file, "_BOOT", boot := tmp_path / "boot")
+    boot.write_text("another one\n")
+    async with opened(copy) as store:  # also where commits are not relaxed any more
+        after = await append(store)
+        assert after.offset == before.offset + 1
+        assert after.epoch != before.epoch
+    for is_relaxed in (True, False):
+        async with opened(copy, is_relaxed=is_relaxed) as store:
+            assert (await store.heads(["room"]))["room"] == after
+
+
+async def test_a_power_cut_without_relaxed_commits_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, copy = await cut(tmp_path / "app.db", tmp_path / "there", is_relaxed=False)
+    monkeypatch.setattr(sqlite_file, "_BOOT", boot := tmp_path / "boot")
+    boot.write_text("another one\n")
+    async with opened(copy) as store:
+        assert (await store.heads(["room"]))["room"] == before
+
+
+async def test_a_process_that_is_killed_takes_no_relaxed_commit_with_it(tmp_path: Path) -> None:
+    before, copy = await cut(tmp_path / "app.db", tmp_path / "there", is_relaxed=True)
+    if not sqlite_file._BOOT.exists():
+        pytest.skip("this system does not say whether it was started anew")
+    async with opened(copy, is_relaxed=True) as store:
+        assert (await store.heads(["room"]))["room"] == before
+
+
+async def test_where_nobody_knows_the_boot_each_unclean_end_is_another_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "_BOOT", tmp_path / "nothing")
+    before, copy = await cut(tmp_path / "app.db", tmp_path / "there", is_relaxed=True)
+    async with opened(copy, is_relaxed=True) as store:
+        after = (await store.heads(["room"]))["room"]
+    assert after.epoch != before.epoch
+    async with opened(copy, is_relaxed=True) as store:  # it ended well
+        assert (await store.heads(["room"]))["room"] == after
+
+
+async def test_an_end_with_somebody_reading_is_no_clean_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is only in the write-ahead log is not on the disk yet."""
+    path = tmp_path / "app.db"
+    monkeypatch.setattr(sqlite_file, "_BOOT", boot := tmp_path / "boot")
+    boot.write_text("one\n")
+    async with opened(path, is_relaxed=True, busy=0.1) as store:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM log").fetchall()
+        old = await append(store)
+    other.close()
+    boot.write_text("two\n")
+    async with opened(path) as store:
+        assert (await store.heads(["room"]))["room"].epoch != old.epoch
+
+
+async def test_a_start_that_fails_late_leaves_the_file_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "app.db"
+
+    def fail(file: StoreFile) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(StoreFile, "reader", fail)
+        await refused(path, "cannot be opened as a store: unable to open", BackendError)
+    async with opened(path) as store:
+        assert (await append(store)).offset == 1
+
+
+async def test_a_note_that_may_not_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "app.db-owner").mkdir()
+    await refused(tmp_path / "app.db", "app.db-owner", BackendError)
 
 
 # --- files that are not ours

@@ -12,8 +12,9 @@ from tests.backends import free_port
 from hubbub.clock import SystemClock
 from hubbub.doctor import store_figures as figures
 from hubbub.doctor.store import stored
-from hubbub.doctor.store_file import Note, noted, owner
+from hubbub.doctor.store_file import note_of, owner
 from hubbub.settings import load
+from hubbub.stores.sqlite_file import Note
 
 MIB = 1 << 20
 
@@ -143,7 +144,7 @@ def test_the_owner_is_read_from_the_locks_of_the_system(tmp_path: Path) -> None:
     assert owner(path) == 0
     assert owner(path, locks) is None
     (tmp_path / "app.db-owner").write_text("12 4711\n")
-    assert noted(path) == Note(12, 4711)
+    assert note_of(path) == Note(12, 4711)
     inode = (tmp_path / "app.db-owner").stat().st_ino
     other = "1: POSIX  ADVISORY  WRITE 815 fe:00:1 0 EOF\n"
     locks.write_text(other)
@@ -160,12 +161,12 @@ def test_a_real_lock_is_seen(tmp_path: Path) -> None:
         if (before := owner(path)) is None:
             pytest.skip("this system does not say who has locked a file")
         assert before == 0
-        assert noted(path) is None
+        assert note_of(path) is None
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(f"0 {os.getpid()}\n")
         file.flush()
         assert owner(path) == os.getpid()
-    assert noted(path) == Note(0, os.getpid())
+    assert note_of(path) == Note(0, os.getpid())
 
 
 # ---------------------------------------------------------------------------------------------------- which store

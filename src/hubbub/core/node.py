@@ -211,7 +211,9 @@ class Node:
         try:
             await self._begin()
         except BaseException:
-            await self._let_go()  # or it could not be started again
+            failure = await self._end(*self._parts())  # or it could not be started again
+            if failure is not None:
+                log.error("a part of the node did not end well", exc_info=failure)
             raise
         self.is_running = True
         self.porter.is_leaving = False
@@ -254,23 +256,40 @@ class Node:
             reader.close()
 
     async def stop(self) -> None:
-        """Close every connection that is left with 3001, and let go of everything. Idempotent."""
+        """Close every connection that is left with 3001, and let go of everything. Idempotent.
+
+        What a part raises at its end is raised once all have ended, that of the first one; the others' are logged.
+        """
         if not self.is_running:
             return
         self.is_running = False
-        await self.drain()
-        await self.doorkeeper.stop()
-        await self._let_go()
+        failure = await self._end(self.drain, self.doorkeeper.stop, *self._parts())
+        if failure is not None:
+            raise failure
 
-    async def _let_go(self) -> None:
-        await self.everywhere.stop()
-        await self.mailbox.stop()
-        await self.tasks.stop()
-        self.patterns.stop()
-        self.feeds.stop()
-        await self.broker.stop()
-        await self.presence_store.stop()
-        await self.access.stop()
+    def _parts(self) -> tuple[Callable[[], Awaitable[None] | None], ...]:
+        """How each ends, in this order."""
+        return (
+            *(self.everywhere.stop, self.mailbox.stop, self.tasks.stop, self.patterns.stop, self.feeds.stop),
+            *(self.broker.stop, self.presence_store.stop, self.access.stop, self._silence),
+        )
+
+    async def _end(self, *parts: Callable[[], Awaitable[None] | None]) -> BaseException | None:
+        """End each, whatever becomes of the others. Returns how the first has failed; who is cancelled goes on here."""
+        failure: BaseException | None = None
+        for part in parts:
+            try:
+                ending = part()
+                if ending is not None:
+                    await ending
+            except (Exception, asyncio.CancelledError) as error:
+                if failure is None:
+                    failure = error
+                else:
+                    log.error("a part of the node did not end well", exc_info=error)
+        return failure
+
+    def _silence(self) -> None:
         self.timers.on_earlier = None
         if self._wake is not None:
             self._wake.cancel()

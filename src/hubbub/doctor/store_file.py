@@ -15,13 +15,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 from hubbub.clock import Clock
 from hubbub.doctor import store_figures as figures
 from hubbub.doctor.figures import size
 from hubbub.doctor.findings import Finding
-from hubbub.stores.sqlite_file import APPLICATION, MIGRATIONS, NETWORK, file_system_of
+from hubbub.stores.sqlite_file import APPLICATION, MIGRATIONS, NETWORK, Note, file_system_of, noted
 
 #: How often the disk is asked, and with how many bytes: a page of SQLite's log.
 WRITES, PAGE = 20, 4096
@@ -84,19 +83,11 @@ def _commits(folder: Path, clock: Clock) -> Finding:
 # --- who has it
 
 
-class Note(NamedTuple):
-    """What lies beside the database: how many commits it had, and who wrote that."""
-
-    commits: int
-    pid: int
-
-
-def noted(path: Path) -> Note | None:
-    """None where there is nothing to read."""
+def note_of(path: Path) -> Note | None:
+    """What lies beside the database; None where there is nothing to read."""
     try:
-        commits, pid = Path(f"{path}-owner").read_bytes()[:100].split()
-        return Note(int(commits), int(pid))
-    except (OSError, ValueError):
+        return noted(Path(f"{path}-owner").read_bytes())
+    except OSError:
         return None
 
 
@@ -109,7 +100,7 @@ def owner(path: Path, locks: Path = _LOCKS) -> int | None:
         return 0 if locks.exists() else None
     except OSError:
         return None
-    note = noted(path)
+    note = note_of(path)
     here = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     for words in lines:
         if words[1] == "FLOCK" and words[5].endswith(f":{found.st_ino}"):
@@ -135,7 +126,7 @@ def _owned(pid: int | None) -> Finding:
 def _contents(path: Path) -> Iterator[Finding]:
     if not path.is_file() or not path.stat().st_size:
         return
-    pid, note = owner(path), noted(path)  # the note first: what is committed meanwhile makes no older copy of it
+    pid, note = owner(path), note_of(path)  # the note first: what is committed meanwhile makes no older copy of it
     yield _owned(pid)
     try:
         with closing(_opened(path)) as connection:
@@ -188,6 +179,9 @@ def _read(connection: sqlite3.Connection, note: Note | None, *, is_wal: bool) ->
 def _age(connection: sqlite3.Connection, note: Note | None) -> Finding:
     """Whether the file is the newest that was here."""
     (commits,) = connection.execute("SELECT commits FROM meta").fetchone()
+    if note is not None and commits >= note.commits and note.is_lost(commits):
+        seen = "commits were relaxed, and the machine went down: all channels get another epoch, and clients are told"
+        return Finding("age", "note", seen, "nothing if that is known; the next server that starts does it")
     if commits and (note is None or commits < note.commits):
         last = f"its last owner had {note.commits:,}" if note else "nobody has noted how many it should have"
         seen = f"an older copy: {commits:,} commits, and {last}. All channels get another epoch, and clients are told"

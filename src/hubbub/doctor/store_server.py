@@ -8,8 +8,7 @@ Nothing is changed: commits are measured with a message in the database's own lo
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,20 +20,15 @@ from hubbub.doctor.configured import is_this_machine
 from hubbub.doctor.figures import size, unreadable
 from hubbub.doctor.findings import Finding
 from hubbub.settings import Settings
-from hubbub.stores.postgresql import READERS, WRITERS, session
-from hubbub.stores.postgresql_schema import IDENTITY, MIGRATIONS
+from hubbub.stores.postgresql import READERS, WRITERS
+from hubbub.stores.postgresql_connecting import DEADLINE, FAILED, hang_up, pooler, session, shown, trouble
+from hubbub.stores.postgresql_schema import IDENTITY, MIGRATIONS, lacking
 
 #: What one process takes: those that write, one for the outbox, and those that read.
 CONNECTIONS = WRITERS + 1 + READERS
 
-#: Seconds for each answer.
-DEADLINE = 5.0
-
 #: How often each is asked.
 ROUND_TRIPS, COMMITS = 20, 10
-
-#: What can go wrong with one question, and with the connection.
-_REFUSED = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
 _SETTINGS = (
     *("server_version", "server_encoding", "fsync", "full_page_writes", "synchronous_commit", "autovacuum"),
@@ -55,18 +49,6 @@ _ROOM = """
         count(*), count(*) FILTER (WHERE application_name = 'hubbub' AND datname = current_database())
     FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 """
-_RIGHTS = """
-    SELECT current_schema(), has_schema_privilege(current_schema(), 'CREATE'),
-        has_function_privilege('pg_control_system()', 'EXECUTE')
-        AND has_function_privilege('pg_control_checkpoint()', 'EXECUTE')
-"""
-_CLOSED = """
-    SELECT relname FROM pg_class
-    WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' AND relname LIKE 'hubbub\\_%'
-        AND NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')
-            AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))
-    ORDER BY relname
-"""
 _OUTBOX = """
     SELECT count(*) FILTER (WHERE refused IS NULL),
         coalesce(extract(epoch FROM now() - min(at) FILTER (WHERE refused IS NULL)), 0)::float8, count(refused)
@@ -79,65 +61,41 @@ async def examined_server(settings: Settings, clock: Clock) -> list[Finding]:
     """Everything about one server. Never raises for what it says: that is a finding."""
     found: list[Finding] = []
     try:
-        async with _connected(settings) as connection:
-            found.append(Finding("reachable", "ok", _where(settings)))
+        connection = await _connected(settings)
+        try:
+            found.append(Finding("reachable", "ok", shown(settings.store.url)))
             await _ask(connection, settings, clock, found)
-    except _REFUSED as error:
+        finally:
+            await hang_up(connection)
+    except FAILED as error:
         found.append(_unreachable(error))
     except ValueError as error:
-        found.append(Finding("url", "wrong", str(error), "correct store.url: postgresql://user@host/name"))
+        seen = trouble(error)
+        found.append(Finding("url", "wrong", seen.what, seen.fix))
     return found
 
 
-@contextlib.asynccontextmanager
-async def _connected(settings: Settings) -> AsyncIterator[Any]:
+async def _connected(settings: Settings) -> Any:
     """As the store connects, but for the name."""
     is_relaxed = settings.store.durability == "relaxed"
     asked = session(is_relaxed=is_relaxed) | {"application_name": "hubbub-doctor"}
-    connection = await asyncpg.connect(
-        settings.store.url, timeout=DEADLINE, command_timeout=DEADLINE, server_settings=asked
-    )
-    try:
-        yield connection
-    finally:
-        with contextlib.suppress(*_REFUSED):
-            await connection.close(timeout=1)
+    return await asyncpg.connect(settings.store.url, timeout=DEADLINE, command_timeout=DEADLINE, server_settings=asked)
 
 
 def _wanted(settings: Settings) -> str:
     return session(is_relaxed=settings.store.durability == "relaxed")["synchronous_commit"]
 
 
-def _where(settings: Settings) -> str:
-    return f"postgresql://{settings.store.url.partition('://')[2].rpartition('@')[2].partition('?')[0]}"
-
-
 def _unreachable(error: BaseException) -> Finding:
-    """The first line of what it says, and what to do."""
-    seen = (str(error) or f"no answer within {DEADLINE:g} seconds").splitlines()[0]
-    match error:
-        case asyncpg.InvalidCatalogNameError():
-            fix = "CREATE DATABASE, or correct the name at the end of store.url"
-        case asyncpg.InvalidAuthorizationSpecificationError():
-            fix = "correct user and password in store.url, or pg_hba.conf of the server"
-        case asyncpg.TooManyConnectionsError():
-            fix = "end what holds them, or postgresql.conf: a higher max_connections"
-        case asyncpg.CannotConnectNowError():
-            fix = "wait: it starts, recovers or stops; its log says which"
-        case asyncpg.ProtocolViolationError() if "startup parameter" in seen:
-            seen = f"a pooler (PgBouncer?) refuses hubbub's settings: {seen}"
-            fix = "name PostgreSQL itself in store.url: hubbub keeps its few connections open, and needs no pooler"
-        case TimeoutError():
-            fix = "see whether it is stopped or overloaded, and whether something on the way drops connections"
-        case _:
-            fix = "start it, correct store.url, or open the way to it (listen_addresses, pg_hba.conf, firewall)"
-    return Finding("reachable", "wrong", seen, fix)
+    """What it says, and what to do."""
+    seen = trouble(error)
+    return Finding("reachable", "wrong", seen.what, seen.fix)
 
 
 async def _ask(connection: Any, settings: Settings, clock: Clock, found: list[Finding]) -> None:
     """Adds to what was found, so that an end in the middle leaves it."""
     found += await _encryption(connection, settings)
-    if mode := await _pooler(connection, settings):
+    if mode := await pooler(connection, partial(_connected, settings)):
         found.append(figures.pooler(mode))
         if mode == "transaction":
             return  # answers would be those of one server now, and of another then
@@ -150,8 +108,8 @@ async def _ask(connection: Any, settings: Settings, clock: Clock, found: list[Fi
     is_writable = not any((each.subject, each.level) == ("role", "wrong") for each in found)
     if is_writable:
         found.append(await _commits(connection, clock))
-    found += await _rights(connection, makes_tables=is_writable and await _is_behind(connection))
-    found += await _contents(connection)
+        found += await _rights(connection, settings)
+    found += await _contents(connection, is_writable=is_writable)
 
 
 async def _encryption(connection: Any, settings: Settings) -> list[Finding]:
@@ -161,25 +119,6 @@ async def _encryption(connection: Any, settings: Settings) -> list[Finding]:
         return []
     fix = "nothing in a network of your own; else ?sslmode=verify-full, and TLS on the server"
     return [Finding("encryption", "note", "whoever is on the way reads publications and the password", fix)]
-
-
-async def _pooler(connection: Any, settings: Settings) -> str:
-    """What is in between: "" for nothing, else "transaction" where it is seen to change servers, or "session".
-
-    A pooler names a process that the server does not have. One that gives a server back after each transaction gives
-    ours to somebody who begins one.
-    """
-    mine = await connection.fetchval("SELECT pg_backend_pid()")
-    if connection.get_server_pid() == mine:
-        return ""
-    try:
-        async with _connected(settings) as other, other.transaction():
-            await other.execute("SELECT 1")
-            return "session" if await connection.fetchval("SELECT pg_backend_pid()") == mine else "transaction"
-    except asyncpg.InvalidSQLStatementNameError:
-        return "transaction"  # what was prepared is on the server that ours was
-    except _REFUSED:
-        return "session"
 
 
 async def _times(connection: Any, statement: str, count: int, clock: Clock) -> list[float]:
@@ -206,48 +145,23 @@ async def _clock(connection: Any, clock: Clock) -> Finding:
     return figures.clock(there - (before + trip / 2), trip)
 
 
-async def _is_behind(connection: Any) -> bool:
-    """Whether the next server that starts has tables to make. Who may not even look has another trouble."""
-    if await connection.fetchval("SELECT to_regclass('hubbub_meta')") is None:
-        return True
-    try:
-        return bool(await connection.fetchval("SELECT schema FROM hubbub_meta") < len(MIGRATIONS))
-    except asyncpg.InsufficientPrivilegeError:
-        return False
-
-
-async def _rights(connection: Any, *, makes_tables: bool) -> list[Finding]:
+async def _rights(connection: Any, settings: Settings) -> list[Finding]:
     """What the store does with tables, and asks of the server."""
-    schema, may_create, may_identify = await connection.fetchrow(_RIGHTS)
-    user = await connection.fetchval("SELECT quote_ident(current_user)")
-    if schema is None:
-        fix = f"CREATE SCHEMA AUTHORIZATION {user}"
-        return [Finding("rights", "wrong", "no schema of search_path is there, or this user may not use it", fix)]
-    found = []
-    if makes_tables and not may_create:
-        seen = f"this user may not make tables in schema {schema}, and the next start has some to make"
-        found.append(Finding("rights", "wrong", seen, f"GRANT CREATE ON SCHEMA {schema} TO {user}"))
-    if closed := [row[0] for row in await connection.fetch(_CLOSED)]:
-        fix = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(closed)} TO {user}; better: ALTER TABLE … OWNER TO"
-        found.append(Finding("rights", "wrong", f"this user may not read and write {', '.join(closed)}", fix))
-    if not may_identify:
-        seen = "this user may not ask which database this is, so a restored one would not be noticed"
-        fix = f"GRANT EXECUTE ON FUNCTION pg_control_system(), pg_control_checkpoint() TO {user}"
-        found.append(Finding("rights", "wrong", seen, fix))
-    return found or [Finding("rights", "ok", f"this user may do all that hubbub does, in schema {schema}")]
+    missing = await lacking(connection, is_relaxed=settings.store.durability == "relaxed")
+    if missing:
+        return [Finding("rights", "wrong", seen, fix) for seen, fix in missing]
+    schema = await connection.fetchval("SELECT quote_ident(current_schema())")
+    return [Finding("rights", "ok", f"this user may do all that hubbub does, in schema {schema}")]
 
 
-async def _contents(connection: Any) -> list[Finding]:
+async def _contents(connection: Any, *, is_writable: bool) -> list[Finding]:
     if await connection.fetchval("SELECT to_regclass('hubbub_meta')") is None:
         return [Finding("schema", "ok", "nothing is there yet: the first server makes it")]
     try:
         version, database = await connection.fetchrow("SELECT schema, database FROM hubbub_meta") or (0, "")
         found = [figures.schema(version, len(MIGRATIONS))]
-        if version and database != await connection.fetchval(IDENTITY):
-            seen = "it was restored, or a standby took over: all channels get another epoch, and clients are told"
-            found.append(
-                Finding("age", "note", seen, "nothing if that is known; the next server that connects does it")
-            )
+        if is_writable and version == len(MIGRATIONS):
+            found += await _age(connection, database)
         if await connection.fetchval("SELECT to_regclass('hubbub_log')") is not None:
             length = await connection.fetchval("SELECT pg_total_relation_size('hubbub_log')")
             found.append(Finding("contents", "ok", f"the log has {size(length)}, indexes included"))
@@ -255,6 +169,14 @@ async def _contents(connection: Any) -> list[Finding]:
     except asyncpg.PostgresError as error:
         return [unreadable("schema", str(error), "hubbub_meta")]
     return found
+
+
+async def _age(connection: Any, database: str) -> list[Finding]:
+    """Whether it is the one that the last server knew."""
+    if database == await connection.fetchval(f"SELECT {IDENTITY}"):
+        return []
+    seen = "it was restored, a standby took over, or a crash took relaxed commits: all channels get another epoch"
+    return [Finding("age", "note", seen, "nothing if that is known; the next server that connects does it")]
 
 
 async def _outbox(connection: Any) -> list[Finding]:

@@ -52,6 +52,10 @@ def epoch_of(store: str, life: int) -> str:
 IN_DOUBT = "perhaps published, and publishing again may do it twice (give an idempotency key)"
 
 
+class Away(BackendError):
+    """The store is out of reach for now, and has said so in the log."""
+
+
 class Unwritable(BackendError):
     """The log does not take one of these drafts, whoever tries: one poisons the transaction of all."""
 
@@ -71,8 +75,10 @@ class Store(Source, Protocol):
       machine where durability is "full".
     - D2. Publications of one channel get their offsets in the order in which this process called `append`.
     - D3. A draft whose key is in the log of its channel writes nothing, and gets the place of the first.
-    - D4. `on_committed` is called for each publication that this process has written, in the order of its offset,
-      before its `append` returns; not for duplicates.
+    - D4. `on_committed` is called for each publication that this process has written, before its `append` returns; not
+      for duplicates. Those that were given to `append` come in the order of their offsets in each channel, and so do
+      those that were moved from an outbox. A moved one and an appended one may come in either order, as those of two
+      processes do: whoever is told puts them in order.
     - D5. What waits is bounded, in drafts and bytes: beyond it `append` raises PublishFailed at once, and it is safe to
       try again.
     - D6. A draft that cannot be written harms no other. Where a commit has no answer, the log is asked whether it was
@@ -117,10 +123,11 @@ class Store(Source, Protocol):
 class Table(Protocol):
     """What the writer needs of a database: one transaction for many drafts."""
 
-    async def commit(self, drafts: Sequence[Draft]) -> Sequence[Written]:
+    async def commit(self, drafts: Sequence[Draft], patience: float) -> Sequence[Written]:
         """Write all of them in one transaction, or none; their places, in their order.
 
-        A key may come twice among them. Raises Unwritable where one of them is at fault, PublishFailed for everything
-        else, once it is known that nothing was written, or once nobody can say.
+        A database that is away is tried for `patience` seconds. A key may come twice among them. Raises Unwritable
+        where one of them is at fault, PublishFailed for everything else, once it is known that nothing was written, or
+        once nobody can say.
         """
         ...

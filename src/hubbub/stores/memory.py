@@ -76,7 +76,7 @@ class MemoryStore:
         assert self._writer is not None, "start() comes first"
         return self._writer.append(draft)
 
-    async def commit(self, drafts: Sequence[Draft]) -> Sequence[Written]:
+    async def commit(self, drafts: Sequence[Draft], patience: float) -> Sequence[Written]:
         """All at once: nothing can come between. What a Table does."""
         logs = {draft.channel: self.logs.log(draft.channel) for draft in drafts}
         tops = {channel: self.logs.head(channel) for channel in logs}

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from hubbub.clock import Clock
 from hubbub.errors import BackendError, ReplyError
 from hubbub.sparing import SparingLog
-from hubbub.stores.base import Draft, Unwritable
+from hubbub.stores.base import Away, Draft, Unwritable
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +133,8 @@ class Mover:
         while not is_over.is_set():
             try:
                 pause = await self._look()
+            except Away:  # who says so says it once for everybody
+                pause = PAUSE
             except BackendError as error:
                 self._sparing.warning("failed", self._clock.now(), "the outbox waits: %s", error)
                 pause = PAUSE

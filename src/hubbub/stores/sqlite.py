@@ -21,13 +21,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-import msgspec
-
 from hubbub.clock import Clock
 from hubbub.errors import BackendError, PublishFailed
 from hubbub.model import ClientInfo, Position, Publication, Published
 from hubbub.source import Known, Page, altered_by_reading
 from hubbub.stores.base import IN_DOUBT, Draft, StoreEvents, Unwritable, Written, epoch_of
+from hubbub.stores.columns import columns, tags_of
 from hubbub.stores.sqlite_file import BUSY, StoreFile
 from hubbub.stores.writer import Writer, places
 
@@ -73,6 +72,7 @@ class SqliteStore:
     def __init__(self, path: Path, *, clock: Clock, is_relaxed: bool = False, busy: float = BUSY) -> None:
         self._file = StoreFile(path, is_relaxed=is_relaxed, busy=busy)
         self._clock = clock
+        self._busy = self._waits = busy  # what was asked for, and what the writing connection is told now
         self._writer: Writer | None = None
         self._writing: ThreadPoolExecutor
         self._reading: ThreadPoolExecutor
@@ -85,11 +85,30 @@ class SqliteStore:
         """Open the file."""
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="store-write")
         self._reading = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
-        self._connection = await self._in(self._writing, self._file.open)
-        (self._commits,) = self._connection.execute("SELECT commits FROM meta").fetchone()
-        for _ in range(READERS):
-            self._idle.put(self._file.reader())
+        try:
+            await self._in(self._writing, self._open)
+        except BaseException:
+            self._writing.shutdown()
+            self._reading.shutdown()
+            raise
         self._writer = Writer(self, on_committed=events.on_committed, clock=self._clock)
+
+    def _open(self) -> None:
+        """All of its connections, or none, and the file is free for others."""
+        self._connection = self._file.open()
+        readers: list[sqlite3.Connection] = []
+        try:
+            (self._commits,) = self._connection.execute("SELECT commits FROM meta").fetchone()
+            readers += (self._file.reader() for _ in range(READERS))
+        except BaseException as error:
+            for reader in readers:
+                reader.close()
+            self._file.close(self._connection)
+            if isinstance(error, sqlite3.Error):
+                raise BackendError(f"{self._file.path} cannot be opened as a store: {error}") from error
+            raise
+        for reader in readers:
+            self._idle.put(reader)
 
     async def stop(self) -> None:
         """Write what waits, and close the file."""
@@ -117,17 +136,20 @@ class SqliteStore:
             raise PublishFailed("not published, publish again: the store is not running", is_retry_safe=True)
         return self._writer.append(draft)
 
-    async def commit(self, drafts: Sequence[Draft]) -> Sequence[Written]:
-        """All of them in one transaction. What a Table does."""
+    async def commit(self, drafts: Sequence[Draft], patience: float) -> Sequence[Written]:
+        """All of them in one transaction. What a Table does: another program's lock is waited for."""
         at = int(self._clock.time() * 1_000_000)
-        return await self._change(lambda: self._write(drafts, at))
+        return await self._change(lambda: self._write(drafts, at), min(patience, self._busy))
 
-    async def _change(self, work: Callable[[], T]) -> T:
-        return await self._in(self._writing, lambda: self._transaction(work))
+    async def _change(self, work: Callable[[], T], busy: float | None = None) -> T:
+        return await self._in(self._writing, lambda: self._transaction(work, self._busy if busy is None else busy))
 
-    def _transaction(self, work: Callable[[], T]) -> T:
+    def _transaction(self, work: Callable[[], T], busy: float) -> T:
         """Do it and commit, or leave nothing of it. In the writing thread."""
         connection = self._connection
+        if busy != self._waits:
+            connection.execute(f"PRAGMA busy_timeout={round(busy * 1000)}")
+            self._waits = busy
         expected = self._commits + 1
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -166,7 +188,11 @@ class SqliteStore:
         written = places(drafts, tops, self._found(drafts, rows))
         new = ((draft, place) for draft, place in zip(drafts, written, strict=True) if not place.is_duplicate)
         self._connection.executemany(
-            _INSERT, (_columns(rows[draft.channel].id, place.position.offset, at, draft) for draft, place in new)
+            _INSERT,
+            (
+                (*columns(rows[draft.channel].id, place.position.offset, at, draft), _payload(draft))
+                for draft, place in new
+            ),
         )
         self._connection.executemany(
             "UPDATE channel SET top = ? WHERE id = ?", ((tops[channel].offset, row.id) for channel, row in rows.items())
@@ -311,14 +337,9 @@ def _channels(after: int, connection: sqlite3.Connection) -> list[tuple[int, str
     return [(id, name.decode()) for id, name in rows]
 
 
-def _columns(channel: int, offset: int, at: int, draft: Draft) -> tuple[Any, ...]:
-    publication, info = draft.publication, draft.publication.info
-    who: tuple[Any, ...] = (None, None, None, None)
-    if info is not None:
-        who = (info.user, info.client, info.conn_info or None, info.chan_info or None)
-    tags = msgspec.json.encode(publication.tags).decode() if publication.tags else None
-    data = publication.data if publication.binary else publication.data.decode()
-    return (channel, offset, at, draft.key or None, *who, tags, data)
+def _payload(draft: Draft) -> str | bytes:
+    publication = draft.publication
+    return publication.data if publication.binary else publication.data.decode()
 
 
 def _page(rows: Iterable[tuple[Any, ...]], max_bytes: int) -> list[Publication]:
@@ -331,15 +352,8 @@ def _page(rows: Iterable[tuple[Any, ...]], max_bytes: int) -> list[Publication]:
         info = (
             None if client is None else ClientInfo(user.decode(), client.decode(), conn_info or b"", chan_info or b"")
         )
-        page.append(Publication(data, offset, info, _tags(tags), bool(binary)))
+        page.append(Publication(data, offset, info, tags_of(tags), bool(binary)))
     return page
-
-
-_tags_of = msgspec.json.Decoder(dict[str, str]).decode
-
-
-def _tags(text: bytes | None) -> dict[str, str] | None:
-    return None if text is None else _tags_of(text)
 
 
 def _failure(error: BaseException) -> BaseException:

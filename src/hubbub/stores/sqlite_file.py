@@ -6,18 +6,26 @@ file system), migrations, and noticing that the file is an older copy of itself.
 Beside `app.db` lies `app.db-owner`. Who holds its lock owns the store; in it stands how many commits the store had
 when it was last seen. It is written after each commit and never waited for, so a database that knows fewer commits than
 its owner's file is an older copy, or lost its last moments: it gets another epoch, and nobody mistakes its offsets.
+
+Where commits are relaxed, a machine that goes down may take the last of them and of these notes with it. So beside
+them stands, and is synced before anything is written, that they are relaxed, and on which boot of which machine. It is
+taken away when the file is closed and synced; if it is there and this is another boot, the store gets another epoch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import secrets
 import sqlite3
 from pathlib import Path
+from typing import NamedTuple
 
 from hubbub.errors import BackendError, ConfigurationError
+
+log = logging.getLogger(__name__)
 
 #: "HUBB": what `PRAGMA application_id` says of a file of ours.
 APPLICATION = 0x48554242
@@ -54,8 +62,43 @@ NETWORK = frozenset(
     {"9p", "afs", "ceph", "cifs", "fuse.sshfs", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs"}
 )
 
+#: What is another one after each start of the machine, where the system says.
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+#: Bytes of the note's first line, and behind them of the second.
+_LINE = 42
+
 #: Seconds that we wait for a program that has the file open besides us.
 BUSY = 5.0
+
+
+class Note(NamedTuple):
+    """What lies beside the database: how many commits it had, who wrote that, and the boot if they were relaxed."""
+
+    commits: int
+    pid: int
+    relaxed: str = ""
+
+    def is_lost(self, commits: int) -> bool:
+        """Whether a database that has so many may lack some that it had."""
+        return commits < self.commits or (bool(self.relaxed) and self.relaxed != boot())
+
+
+def noted(content: bytes) -> Note | None:
+    """None where nothing is noted."""
+    try:
+        commits, pid = content[:_LINE].split()
+        return Note(int(commits), int(pid), content[_LINE:].decode().strip())
+    except ValueError:
+        return None
+
+
+def boot() -> str:
+    """This boot of this machine; where nobody can say, each question has another answer."""
+    try:
+        return _BOOT.read_text().strip()
+    except OSError:
+        return secrets.token_hex(16)
 
 
 class StoreFile:
@@ -76,10 +119,10 @@ class StoreFile:
         kind = file_system_of(folder)
         if kind in NETWORK:
             raise ConfigurationError(f"store.url: {self.path} is on a network file system ({kind}): use a local disk")
-        self._own()
         try:
+            self._own()
             return self._connect()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             self._disown()
             raise BackendError(f"{self.path} cannot be opened as a store: {error}") from error
         except BaseException:
@@ -92,6 +135,10 @@ class StoreFile:
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=self._busy, check_same_thread=False)
         connection.text_factory = bytes
         return connection
+
+    @property
+    def _synchronous(self) -> str:
+        return "NORMAL" if self._is_relaxed else "FULL"
 
     @property
     def size(self) -> int:
@@ -109,12 +156,28 @@ class StoreFile:
 
     def close(self, connection: sqlite3.Connection) -> None:
         """Fold the write-ahead log into the file, and let others have it."""
+        is_folded = False
         with contextlib.suppress(sqlite3.Error):
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            is_folded = not busy
         connection.close()
         with contextlib.suppress(OSError):
+            if is_folded:  # and synced: from here on the machine may go down
+                os.ftruncate(self._owner, _LINE)
             os.fsync(self._owner)
         self._disown()
+
+    def _mark(self) -> None:
+        """That the machine may take commits with it, or that it may not. Synced before the first one."""
+        os.ftruncate(self._owner, _LINE)
+        if self._is_relaxed:
+            os.pwrite(self._owner, f"{boot()}\n".encode(), _LINE)
+        os.fsync(self._owner)
+        folder = os.open(self.path.resolve().parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     # --- one owner
 
@@ -123,8 +186,7 @@ class StoreFile:
         try:
             fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = (self._noted() or (0, 0))[1]
-            os.close(self._owner)
+            holder = (self._noted() or Note(0, 0)).pid
             raise ConfigurationError(
                 f"store.url: {self.path} is open in another process (pid {holder or 'unknown'}): one process owns a"
                 " SQLite store; give each its own file, or use PostgreSQL for several"
@@ -135,13 +197,8 @@ class StoreFile:
             os.close(self._owner)
             self._owner = -1
 
-    def _noted(self) -> tuple[int, int] | None:
-        """Commits, and who noted them; None where nothing is noted."""
-        try:
-            commits, pid = os.pread(self._owner, 100, 0).split()
-            return int(commits), int(pid)
-        except ValueError:
-            return None
+    def _noted(self) -> Note | None:
+        return noted(os.pread(self._owner, 200, 0))
 
     # --- the schema
 
@@ -152,7 +209,7 @@ class StoreFile:
             if not is_new:
                 self._check_ours(connection)
             connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute(f"PRAGMA synchronous={'NORMAL' if self._is_relaxed else 'FULL'}")
+            connection.execute(f"PRAGMA synchronous={self._synchronous}")
             connection.execute(f"PRAGMA journal_size_limit={64 << 20}")
             connection.text_factory = bytes
             self._migrate(connection)
@@ -192,11 +249,18 @@ class StoreFile:
         """Take another epoch if this is an older copy of what was here, or if nobody can say."""
         epoch, commits = connection.execute("SELECT epoch, commits FROM meta").fetchone()
         self.epoch = epoch.decode()
-        noted = self._noted()
-        if (noted is None and commits) or (noted is not None and commits < noted[0]):
+        note = self._noted()
+        is_lost = note.is_lost(commits) if note is not None else commits > 0
+        if is_lost:
             self.epoch = secrets.token_hex(4)
+        if is_lost or (note is not None and note.relaxed):  # what relaxed commits have left is on the disk from here on
+            connection.execute("PRAGMA synchronous=FULL")
             connection.execute("UPDATE meta SET epoch = ?", (self.epoch,))
+            connection.execute(f"PRAGMA synchronous={self._synchronous}")
+        if is_lost:
+            log.error("%s is an older copy or lost its last moments: all channels have a new epoch", self.path)
         self.note(commits)
+        self._mark()
 
 
 def back_up(path: Path, target: Path) -> None:

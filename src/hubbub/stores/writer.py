@@ -31,8 +31,12 @@ MAX_WAITING, MAX_WAITING_BYTES = 10_000, 64 << 20
 BATCH, BATCH_BYTES = 500, 1 << 20
 
 
-#: Seconds that a draft waits for a store that fails.
+#: Seconds that a store which does not write is waited for.
 PATIENCE = 5.0
+
+#: Seconds: of those that came while it failed, only so many share a batch, which is tried for as long at least. So each
+#: of them is waited for, and none has to wait for more than PATIENCE, one such batch before its own, and its own.
+STEP = 1.0
 
 
 class _Waiting(NamedTuple):
@@ -116,9 +120,9 @@ class Writer:
             self._work = None
 
     def _give_up(self) -> None:
-        """Refuse what has waited as long as a batch is tried: its publishers shall not wait for each batch before."""
+        """Refuse what has waited long enough: its publishers shall not wait for each batch before."""
         old: list[_Waiting] = []
-        while self._queue and self._clock.now() - self._queue[0].since >= PATIENCE:
+        while self._queue and self._clock.now() - self._queue[0].since >= PATIENCE + STEP:
             old.append(self._queue.popleft())
         self._bytes -= sum(waiting.draft.size for waiting in old)
         self._counts["store_failed"] += len(old)
@@ -127,18 +131,28 @@ class Writer:
     def _next_batch(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         size = 0
-        while self._queue and len(batch) < BATCH and (not batch or size + self._queue[0].draft.size <= BATCH_BYTES):
+        until = self._queue[0].since + STEP if self._is_failing else float("inf")
+        while (
+            self._queue
+            and len(batch) < BATCH
+            and (not batch or size + self._queue[0].draft.size <= BATCH_BYTES)
+            and self._queue[0].since <= until
+        ):
             size += self._queue[0].draft.size
             batch.append(self._queue.popleft())
         self._bytes -= size
         return batch
 
+    def _patience(self, batch: Sequence[_Waiting]) -> float:
+        """Seconds for a batch: behind one that failed, what its oldest has not waited yet."""
+        return max(STEP, batch[0].since + PATIENCE - self._clock.now()) if self._is_failing else PATIENCE
+
     async def _write(self, batch: Sequence[_Waiting]) -> None:
         """One transaction; two halves of it where one draft spoils it, until that one stands alone."""
-        started = self._clock.now()
+        started, patience = self._clock.now(), self._patience(batch)
         self._is_failing = False
         try:
-            written = await self._table.commit([waiting.draft for waiting in batch])
+            written = await self._table.commit([waiting.draft for waiting in batch], patience)
         except Unwritable as error:
             if len(batch) > 1:
                 half = len(batch) // 2

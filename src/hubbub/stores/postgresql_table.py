@@ -1,0 +1,249 @@
+"""Writing into PostgreSQL: transactions, and what became of one without an answer.
+
+Answers for: many drafts in one transaction, or rows of the outbox in one with their removal; waiting out a database
+that is away; and looking up a commit that had no answer. Refuses to know: batches (`writer`), connecting, and reading.
+
+Every transaction names itself in `hubbub_writer`. Where a commit has no answer, the next connection locks that row,
+which waits for whatever is still under way there, and reads whether it took place: so nothing is written twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeVar
+
+import asyncpg
+
+from hubbub.clock import Clock
+from hubbub.errors import PublishFailed
+from hubbub.model import Position
+from hubbub.stores.base import IN_DOUBT, Draft, Unwritable, Written, epoch_of
+from hubbub.stores.columns import columns
+from hubbub.stores.outbox import Judge, Moved, judged
+from hubbub.stores.postgresql_connecting import AWAY, DEADLINE, FAILED, PAUSE, Database, hang_up
+from hubbub.stores.postgresql_outbox import settle, waiting
+from hubbub.stores.writer import places
+
+T = TypeVar("T")
+_Outcome = tuple[Moved, Sequence[Written]]
+
+#: Channels that a writer knows to be there.
+MAX_KNOWN = 100_000
+
+#: What no attempt heals: one of the drafts is at fault.
+_POISON = (asyncpg.exceptions.DataError, asyncpg.IntegrityConstraintViolationError, ValueError, OverflowError)
+
+#: Where channels stand, with their rows locked until the transaction ends.
+TOPS = """
+    SELECT id, name, top, life, (SELECT epoch FROM hubbub_meta) FROM hubbub_channel
+    WHERE name = ANY($1::text[]) ORDER BY name FOR UPDATE
+"""
+_FOUND = """
+    SELECT log.channel, log.key, log."offset" FROM hubbub_log log
+    JOIN unnest($1::bigint[], $2::text[]) AS asked (channel, key) ON log.channel = asked.channel AND log.key = asked.key
+"""
+_INSERT = """
+    INSERT INTO hubbub_log SELECT * FROM unnest(
+        $1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bytea[],
+        $9::text[], $10::text[], $11::bytea[])
+"""
+_MOVE = """
+    WITH moved AS (
+        UPDATE hubbub_channel SET top = given.top
+        FROM unnest($1::bigint[], $2::bigint[]) AS given (id, top) WHERE hubbub_channel.id = given.id)
+    INSERT INTO hubbub_writer (id, batch) VALUES ($3, $4)
+    ON CONFLICT (id) DO UPDATE SET batch = excluded.batch, at = now()
+"""
+
+
+class Table:
+    """One connection that writes, made anew when it is lost."""
+
+    def __init__(self, database: Database, *, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._id = secrets.token_hex(8)
+        self._batch = 0
+        self._connection: Any = None
+        self._known: set[str] = set()
+
+    async def commit(self, drafts: Sequence[Draft], patience: float = DEADLINE) -> Sequence[Written]:
+        """All of them in one transaction, however often the database has to be asked in `patience` seconds."""
+        return await self._persist(lambda connection, attempt: self._write(connection, drafts, attempt), patience)
+
+    async def move(self, judge: Judge, limit: int, besides: Collection[int]) -> _Outcome:
+        """Rows of the outbox, in one transaction with their removal."""
+        return await self._persist(
+            lambda connection, attempt: self._move(connection, judge, attempt, limit, besides), DEADLINE
+        )
+
+    async def _persist(self, work: Callable[[Any, _Attempt[T]], Coroutine[Any, Any, T]], patience: float) -> T:
+        end = self._clock.now() + patience
+        in_doubt: _Attempt[T] | None = None  # a transaction without an answer
+        while True:
+            self._batch += 1
+            attempt: _Attempt[T] = _Attempt(self._batch)
+            try:
+                async with asyncio.timeout(max(end - self._clock.now(), PAUSE)):
+                    connection = await self._connected()
+                    if in_doubt is not None and await self._took_place(connection, in_doubt.number):
+                        done = in_doubt.result
+                    else:
+                        in_doubt = None
+                        done = await work(connection, attempt)
+                self._database.answered()
+                return done
+            except _POISON as error:
+                raise Unwritable(str(error)) from error
+            except FAILED as error:
+                self._drop()
+                if isinstance(error, AWAY):
+                    self._database.missed(error)
+                if attempt.is_sent:
+                    in_doubt = attempt
+                is_final = not isinstance(error, AWAY) and in_doubt is None
+                if is_final or self._clock.now() + PAUSE >= end:
+                    raise _failure(error, is_known=in_doubt is None) from error
+            except BaseException:  # ours: nobody may go on in a transaction that it left open
+                self._drop()
+                raise
+            await asyncio.sleep(PAUSE)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await hang_up(connection)
+
+    async def _connected(self) -> Any:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._database.connect()
+            self._known.clear()
+        return self._connection
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def _took_place(self, connection: Any, batch: int) -> bool:
+        """Whether that batch was committed. Waits for a transaction that is still under way."""
+        await connection.execute("INSERT INTO hubbub_writer VALUES ($1, 0) ON CONFLICT DO NOTHING", self._id)
+        query = "SELECT batch FROM hubbub_writer WHERE id = $1 FOR UPDATE"
+        return bool(await connection.fetchval(query, self._id) == batch)
+
+    async def _write(
+        self, connection: Any, drafts: Sequence[Draft], attempt: _Attempt[Sequence[Written]]
+    ) -> Sequence[Written]:
+        await self._make(connection, _channels(drafts))  # before: the rows of new channels are locked for no moment
+        async with self._transaction(connection, attempt):
+            attempt.result = await self._put(connection, drafts, attempt.number)
+        return attempt.result
+
+    async def _move(
+        self, connection: Any, judge: Judge, attempt: _Attempt[_Outcome], limit: int, besides: Collection[int]
+    ) -> _Outcome:
+        async with self._transaction(connection, attempt):
+            moved, written = judged(await waiting(connection, limit, besides), judge), list[Written]()
+            if moved.drafts:
+                await self._make(connection, _channels(moved.drafts))
+                written = await self._put(connection, moved.drafts, attempt.number)
+            await settle(connection, moved)
+            attempt.result = (moved, written)
+        return attempt.result
+
+    @asynccontextmanager
+    async def _transaction(self, connection: Any, attempt: _Attempt[T]) -> AsyncIterator[None]:
+        """Commits what is done inside. What was sent off and not answered is marked in the attempt."""
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            yield
+        except (*_POISON, asyncpg.PostgresError):
+            self._known.clear()  # channels that were made inside are not there
+            if not connection.is_closed():
+                await transaction.rollback()
+            raise
+        attempt.is_sent = True
+        await transaction.commit()
+        attempt.is_sent = False
+
+    async def _put(self, connection: Any, drafts: Sequence[Draft], number: int) -> list[Written]:
+        """Into the log, under the names of this transaction: the offsets are its own until it ends."""
+        names = _channels(drafts)
+        ids, tops = await self._tops(connection, names)
+        written = places(drafts, tops, await self._found(connection, drafts, ids))
+        await self._insert(connection, drafts, written, ids=ids)
+        moved = [tops[name].offset for name in names]
+        await connection.execute(_MOVE, [ids[name] for name in names], moved, self._id, number)
+        return written
+
+    async def _make(self, connection: Any, names: Sequence[str]) -> None:
+        """See to it that there are rows to lock."""
+        new = [name for name in names if name not in self._known]
+        if new:
+            query = "INSERT INTO hubbub_channel (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
+            await connection.execute(query, new)
+            if len(self._known) > MAX_KNOWN:
+                self._known.clear()
+            self._known.update(new)
+
+    async def _tops(self, connection: Any, names: Sequence[str]) -> tuple[dict[str, int], dict[str, Position]]:
+        rows = await connection.fetch(TOPS, names)
+        ids = {name: id for id, name, _, _, _ in rows}
+        return ids, {name: Position(epoch_of(epoch, life), top) for _, name, top, life, epoch in rows}
+
+    async def _found(self, connection: Any, drafts: Sequence[Draft], ids: dict[str, int]) -> dict[tuple[str, str], int]:
+        """The offsets of those keys that are in the log."""
+        named = [draft for draft in drafts if draft.key]
+        if not named:
+            return {}
+        names = {id: name for name, id in ids.items()}
+        rows = await connection.fetch(_FOUND, [ids[draft.channel] for draft in named], [draft.key for draft in named])
+        return {(names[id], key): offset for id, key, offset in rows}
+
+    async def _insert(
+        self, connection: Any, drafts: Sequence[Draft], written: Sequence[Written], *, ids: dict[str, int]
+    ) -> None:
+        at = int(self._clock.time() * 1_000_000)
+        rows = [
+            (*columns(ids[draft.channel], place.position.offset, at, draft), *_payload(draft))
+            for draft, place in zip(drafts, written, strict=True)
+            if not place.is_duplicate
+        ]
+        if rows:
+            await connection.execute(_INSERT, *map(list, zip(*rows, strict=True)))
+
+
+class _Attempt(Generic[T]):
+    """One try of a transaction. `is_sent`: its commit is on the way, and nobody knows what became of it."""
+
+    result: T  # there before the commit is sent
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.is_sent = False
+
+
+def _channels(drafts: Sequence[Draft]) -> list[str]:
+    """In the order in which everybody locks them."""
+    return sorted({draft.channel for draft in drafts})
+
+
+def _payload(draft: Draft) -> tuple[str | None, bytes | None]:
+    """The columns data and bytes."""
+    publication = draft.publication
+    return (None, publication.data) if publication.binary else (publication.data.decode(), None)
+
+
+def _failure(error: BaseException, *, is_known: bool) -> PublishFailed:
+    """What the writer is to be told."""
+    what = str(error) or "no answer in time"
+    if isinstance(error, asyncpg.DiskFullError):
+        what = f"the database's disk is full: make room ({error})"
+    if is_known:
+        return PublishFailed(f"not published, publish again: {what}", is_retry_safe=True)
+    return PublishFailed(f"{IN_DOUBT}: {what}", is_retry_safe=False)
