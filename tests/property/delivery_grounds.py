@@ -1,8 +1,8 @@
 """What the delivery machine runs on: streams in memory, or in a real Redis or Valkey, with the same mischief for both.
 
 Answers for: `Backend` (brokers of one system, a look at a stream behind their back, and mischief done to it), for
-memory and for a server; and for `WiredLoop`, which knows when nodes that speak to a real server are at rest. Refuses to
-know: nodes, clients, and what is to be expected of them.
+memory, for nodes without a broker between them, and for a server; and for loops, which know when nodes that speak to
+servers and databases are at rest. Refuses to know: nodes, clients, and what is to be expected of them.
 
 **Time.** Nodes and brokers, reconnecting and deadlines included, go by one manual clock; only the bytes between them
 and the server are real. So nothing here sleeps, no deadline passes because the machine is slow, and what takes forty
@@ -17,22 +17,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from functools import partial
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import redis
 from tests.backends import RedisServer
-from tests.contracts.stores import StoreBackend
 from tests.fakes import Ground, ManualLoop, MemoryGround
+from tests.property.delivery_stores import ModelStores
 
-from hubbub.brokers.base import BrokerEvents
-from hubbub.brokers.memory import Stream
+from hubbub.brokers.base import Announcement, BrokerEvents, Notice
+from hubbub.brokers.memory import MemoryBroker, Stream
 from hubbub.brokers.redis import RedisBroker
 from hubbub.clock import Clock, ManualClock, TimerWheel
 from hubbub.model import Position
 from hubbub.redis.wire import Wire
-from hubbub.stores.base import Store
 
 T = TypeVar("T")
 
@@ -71,8 +69,8 @@ class Copy(NamedTuple):
 class Backend(Ground, Protocol):
     """A ground whose streams can be seen and harmed, behind the brokers' back."""
 
-    def watched(self, stores: StoreBackend) -> Callable[[ManualClock], Store]:
-        """What makes a store for each node. The loop, which is there by then, knows when they are at rest."""
+    def keep(self, stores: ModelStores) -> None:
+        """The stores that its nodes will have: its loop, made after this, is at rest when they owe nobody anything."""
         ...
 
     def look(self, channel: str) -> Look:
@@ -102,36 +100,24 @@ class Backend(Ground, Protocol):
 class PatientLoop(ManualLoop):
     """A manual loop that waits for stores, which are in threads or behind sockets."""
 
-    def __init__(self, clock: ManualClock) -> None:
+    def __init__(self, clock: ManualClock, stores: ModelStores) -> None:
         super().__init__(clock)
-        self._asked = 0  # questions without an answer
-
-    def watch(self, store: Store) -> Store:
-        """From now on it is not at rest while this store owes somebody an answer."""
-        for name in ("append", "heads", "read", "trim", "sweep", "altered", "replace_epoch", "move"):
-            if hasattr(store, name):
-                setattr(store, name, partial(self._ask, getattr(store, name)))
-        return store
-
-    def _ask(self, call: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> asyncio.Future[T]:
-        self._asked += 1
-        asked = asyncio.ensure_future(call(*arguments, **options), loop=self)
-        asked.add_done_callback(self._answered)
-        return asked
-
-    def _answered(self, asked: asyncio.Future[Any]) -> None:
-        self._asked -= 1
+        self._stores = stores
 
     async def rest(self) -> None:
         """Wait until nothing else can happen before time passes."""
         selector: Any = self._selector  # type: ignore[attr-defined]  # waits for answers, without time passing
         looks = 0
         await super().rest()
-        while self._asked:
+        while not self.has_everything():
             looks += 1
-            assert looks < LOOKS, "a store does not answer"
+            assert looks < LOOKS, f"it does not come to rest: {self}"
             selector.select(A_LOOK)
             await super().rest()
+
+    def has_everything(self) -> bool:
+        """Whether nobody waits for an answer."""
+        return not self._stores.owed
 
 
 class MemoryBackend(MemoryGround):
@@ -140,22 +126,17 @@ class MemoryBackend(MemoryGround):
     def __init__(self) -> None:
         super().__init__()
         self._clock = ManualClock()
-        self._loop: PatientLoop | None = None
+        self._stores: ModelStores | None = None
+
+    def keep(self, stores: ModelStores) -> None:
+        """Wait for these."""
+        self._stores = stores
 
     def loop(self, clock: ManualClock) -> ManualLoop:
         """One that waits for stores."""
+        assert self._stores is not None, "keep() comes first"
         self._clock = clock
-        self._loop = PatientLoop(clock)
-        return self._loop
-
-    def watched(self, stores: StoreBackend) -> Callable[[ManualClock], Store]:
-        """Stores that may be anywhere."""
-
-        def make(clock: ManualClock) -> Store:
-            assert self._loop is not None, "the house makes it first"
-            return self._loop.watch(stores.store(clock))
-
-        return make
+        return PatientLoop(clock, self._stores)
 
     def _stream(self, channel: str) -> Stream:
         return self.exchange.stream(channel, self._clock.now())
@@ -190,27 +171,47 @@ class MemoryBackend(MemoryGround):
         return self.look(channel)
 
 
+class LonelyBroker(MemoryBroker):
+    """What a server has that was given no broker: of commits only its own are heard."""
+
+    async def notify(self, channel: str, said: Notice | Announcement) -> None:
+        """Others do not hear what is in a store."""
+        if isinstance(said, Notice):
+            await super().notify(channel, said)
+        elif self._events is not None:
+            self._events.on_publication(channel, *said)
+
+
+class LonelyBackend(MemoryBackend):
+    """Memory for streams, so that they are as ever, and no word about durable channels between servers."""
+
+    def broker(self, timers: TimerWheel) -> MemoryBroker:
+        """One more on the exchange."""
+        return LonelyBroker(timers, self.exchange)
+
+
 # A server -----------------------------------------------------------------------------------------------------------
 
 
-class WiredLoop(ManualLoop):
-    """A manual loop with real sockets: it is at rest when nothing is owed on them, and everything has come."""
+class WiredLoop(PatientLoop):
+    """A patient loop with sockets to a server: it is at rest when nothing is owed on them, and everything has come."""
 
-    def __init__(self, clock: ManualClock, has_all_come: Callable[[], bool]) -> None:
-        super().__init__(clock)
+    def __init__(self, clock: ManualClock, stores: ModelStores, has_all_come: Callable[[], bool]) -> None:
+        super().__init__(clock, stores)
         self.wires: list[Wire] = []
         self.sent = 0  # commands, on all of them
         self._dialing = 0
         self._has_all_come = has_all_come
 
     async def create_connection(self, *arguments: Any, **options: Any) -> Any:
-        """Remember what is connected."""
+        """Remember what is connected to the broker."""
         self._dialing += 1
         try:
             transport, protocol = await super().create_connection(*arguments, **options)
         finally:
             self._dialing -= 1
-        assert isinstance(protocol, Wire), "nothing else is connected here"
+        if not isinstance(protocol, Wire):  # to a database
+            return transport, protocol
         self.wires = [wire for wire in self.wires if not wire.lost.done()]
         self.wires.append(protocol)
         send = protocol.send
@@ -234,16 +235,9 @@ class WiredLoop(ManualLoop):
             self.settle()
         return task.result()
 
-    async def rest(self) -> None:
-        """Wait until nothing else can happen before time passes."""
-        selector: Any = self._selector  # type: ignore[attr-defined]  # waits for sockets, without time passing
-        looks = 0
-        await super().rest()
-        while self._is_owed or not self._has_all_come():
-            looks += 1
-            assert looks < LOOKS, f"it does not come to rest, owed: {[wire.in_flight for wire in self.wires]}"
-            selector.select(A_LOOK)
-            await super().rest()
+    def has_everything(self) -> bool:
+        """Whether nobody waits for an answer, and what was announced has come."""
+        return super().has_everything() and not self._is_owed and self._has_all_come()
 
     @property
     def _is_owed(self) -> bool:
@@ -302,14 +296,20 @@ class ServerBackend:
         self.brokers: list[MarkedBroker] = []
         self._url = server.url
         self._said: Any = redis.Redis.from_url(server.url, socket_timeout=LOOKS * A_LOOK)
+        self._stores: ModelStores | None = None
         self._loop: WiredLoop | None = None
         self._mark = 0
         self._marked_at = 0  # commands that had been sent
         self.flush()
 
+    def keep(self, stores: ModelStores) -> None:
+        """Wait for these, too."""
+        self._stores = stores
+
     def loop(self, clock: ManualClock) -> ManualLoop:
         """One that knows of its sockets."""
-        self._loop = WiredLoop(clock, self._has_all_come)
+        assert self._stores is not None, "keep() comes first"
+        self._loop = WiredLoop(clock, self._stores, self._has_all_come)
         return self._loop
 
     def broker(self, timers: TimerWheel) -> MarkedBroker:
@@ -317,10 +317,6 @@ class ServerBackend:
         broker = MarkedBroker(self._url, name="model", clock=timers.clock)
         self.brokers.append(broker)
         return broker
-
-    def watched(self, stores: StoreBackend) -> Callable[[ManualClock], Store]:
-        """Stores that answer at once: there are sockets enough to wait for."""
-        return stores.store
 
     def close(self) -> None:
         """Let go of the server."""

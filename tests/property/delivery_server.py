@@ -12,8 +12,9 @@ import json
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from tests.backends import RedisServer
+from tests.contracts.stores import StoreBackend
+from tests.property.delivery_durable import DurableDelivery
 from tests.property.delivery_grounds import STEP, ServerBackend
-from tests.property.delivery_machine import Delivery
 from tests.property.delivery_terms import DURABLE, channels, nodes, streams
 from tests.property.delivery_unreliable import UnreliableDelivery
 
@@ -26,12 +27,12 @@ RENEWED = int(2 * CAP / STEP)
 LATE = 0.20001
 
 
-class ServerDelivery(Delivery):
+class ServerDelivery(DurableDelivery):
     """Over two Redis brokers as they are."""
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server: RedisServer, stores: StoreBackend | None = None, count: int = 2) -> None:
         self.server = ServerBackend(server)
-        super().__init__(self.server)
+        super().__init__(self.server, stores, count)
 
     def teardown(self) -> None:
         try:
@@ -68,7 +69,7 @@ class ServerDelivery(Delivery):
     @rule(node=nodes)
     def kill_commands(self, node: int) -> None:
         """CLIENT KILL of the other connection."""
-        self.server.kill_commands(node)
+        self.server.kill_commands(node % len(self.house.nodes))
         self.rest()
 
     @rule(channel=channels, count=st.integers(1, 5), node=nodes, turns=st.sampled_from([0, 2, 2, 2, 3, 5]))
@@ -77,7 +78,7 @@ class ServerDelivery(Delivery):
 
         After two turns they have left, and their answers have not been read.
         """
-        wire = self.server.brokers[node].commands
+        wire = self.server.brokers[node % len(self.house.nodes)].commands
 
         async def work() -> None:
             sending = [asyncio.ensure_future(self.sending_at_once(channel, node)) for _ in range(count)]
@@ -95,10 +96,13 @@ class ServerDelivery(Delivery):
         self.number += 1
         number = self.number
         try:
-            done = await self.house.nodes[node].publish(channel, json.dumps([number, ""]).encode())
-        except BackendError:
-            assert channel.startswith("live"), "what is kept can be tried again"
-            self.published(channel, number, None)
+            done = await self.node(node).publish(channel, json.dumps([number, ""]).encode())
+        except BackendError as error:
+            if channel in DURABLE:
+                self.refused(channel, node, error)
+            else:
+                assert channel.startswith("live"), "what is kept can be tried again"
+                self.published(channel, number, None)
         else:
             self.published(channel, number, done.position)
 
@@ -148,9 +152,7 @@ class ServerDelivery(Delivery):
         self.rest()
         for node in self.house.nodes:
             for name, channel in node.hub.channels.items():
-                if (
-                    name in DURABLE
-                ):  # what its publisher could not announce is found within ten seconds, by those who hear
+                if name in DURABLE:  # what was not announced is found within ten seconds, by those who hear
                     continue
                 position = channel.feed.position if channel.feed is not None else None
                 head = self.look(name).head

@@ -11,14 +11,14 @@ from typing import Any, cast
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from tests.faults import Announcement, UnreliableBroker, UnreliableRemote
-from tests.property.delivery_machine import Delivery
+from tests.property.delivery_durable import DurableDelivery
 from tests.property.delivery_terms import durable, indexes, kept, kinds, nodes, slots, streams
 
 from hubbub.brokers.base import Broker
 from hubbub.model import Publication
 
 
-class UnreliableDelivery(Delivery):
+class UnreliableDelivery(DurableDelivery):
     """Over brokers that do to announcements and calls whatever networks do."""
 
     def wrap(self, broker: Broker) -> Broker:
@@ -116,19 +116,33 @@ class UnreliableDelivery(Delivery):
             self.house.call(self.broker(node).back)
             self.rest()
 
+    @rule(node=nodes, slot=slots, channel=durable)
+    def cross(self, node: int, slot: int, channel: str) -> None:
+        """Two commits are announced the other way round, at almost the same time: nobody reads because of it."""
+        broker, number = self.broker(node), node % len(self.house.nodes)
+        self.connect(slot, node, self.slots[slot].is_personal)
+        self.subscribe(slot, "log:1")
+        self.back(node)
+        self.house.pass_time(1.1)
+        self.rest()
+        was, broker.is_direct = broker.is_direct, False
+        asked, before = len(self.stores.asked), len(broker.pending)
+        if not self.is_late(channel, node):
+            self.send(channel, 2, node + 1, 1)
+            self.rest()
+            if len(broker.pending) == before + 2 and len(self.house.nodes) == 2:
+                self.house.call(lambda: broker.deliver(before + 1))
+                self.house.call(lambda: broker.deliver(before))
+                assert not self.is_late(channel, node)
+                assert (number, "read") not in self.stores.asked[asked:], "patience"
+        broker.is_direct = was
+        self.rest()
+
     @rule(node=nodes, slot=slots, channel=durable, counts=st.lists(st.integers(0, 3), min_size=1, max_size=3))
     def do_without(self, node: int, slot: int, channel: str, counts: list[int]) -> None:
         """The broker is away, and whoever is there has everything soon after it is published."""
         self.house.call(self.broker(node).leave)
-        self.subscribe(slot, "log:1")
-        for count in counts:
-            self.send(channel, count, node + count, 1)
-            self.house.pass_time(1.1)
-            self.house.pass_time(0.05)  # patience: announcements of what it finds might be on their way
-            self.rest()
-            place = self.node(node).hub.channels.get(channel)
-            if place is not None and place.feed is not None:
-                assert place.feed.position == self.look(channel).head, "it lags"
+        self.poll(node, slot, channel, counts)
 
     @rule(node=nodes)
     def renew(self, node: int) -> None:
@@ -166,6 +180,30 @@ class UnreliableDelivery(Delivery):
     def accept(self, node: int) -> None:
         self.broker(node).accept()
 
+    @rule(node=nodes, is_gone=st.booleans())
+    def hurt_the_store(self, node: int, is_gone: bool) -> None:
+        """It fails, or it does not answer."""
+        number = node % len(self.house.nodes)
+        self.stores.refuse(number) if is_gone else self.stores.hold(number)
+
+    @rule(node=nodes)
+    def mend_the_store(self, node: int) -> None:
+        """What has waited for an answer goes on waiting."""
+        self.stores.heal(node % len(self.house.nodes))
+
+    @precondition(lambda self: self.stores.calls)
+    @rule(index=indexes, what=st.sampled_from(["take", "release", "release", "fail"]))
+    def on_question(self, index: int, what: str) -> None:
+        """An answer of then comes now, or none."""
+        _, call = self.stores.calls[index % len(self.stores.calls)]
+        if what != "fail":
+            self.house.run(call.take())
+        if what == "release":
+            self.house.call(call.answer)
+        elif what == "fail":
+            self.house.call(call.fail)
+        self.rest()
+
     @rule(node=nodes)
     def wait_for_the_check(self, node: int) -> None:
         self.house.pass_time(41, step=5)
@@ -183,10 +221,14 @@ class UnreliableDelivery(Delivery):
         self.rest()
 
     def let_calls_pass(self, node: int) -> None:
+        """Of broker and store. A store's that was taken before has the answer of then."""
         broker = self.broker(node)
         broker.resume()
         broker.accept()
         self.house.run(broker.release_all())
+        number = node % len(self.house.nodes)
+        self.stores.heal(number)
+        self.house.run(self.stores.release(number))
         self.rest()
 
     def heal(self) -> None:
@@ -201,3 +243,22 @@ class UnreliableDelivery(Delivery):
 def has_offset(announcement: Announcement) -> bool:
     """Without one nobody can tell a repetition; networks that repeat are below what carries those."""
     return isinstance(announcement.what, Publication) and announcement.what.offset > 0
+
+
+class DeafDelivery(UnreliableDelivery):
+    """Over brokers that can be asked, and of which nothing is ever heard: as if they were down from first to last."""
+
+    def wrap(self, broker: Broker) -> Broker:
+        remote = UnreliableRemote(broker, is_direct=True)
+        remote.is_away = True
+        return remote
+
+    def back(self, node: int) -> None:
+        """It never is."""
+
+    def renew_all(self) -> None:
+        for node in (0, 1):
+            self.let_calls_pass(node)
+            self.house.call(self.broker(node).renew)  # asks what streams are, as the check after silence does
+        self.house.pass_time(1.1)  # who could not ask a moment ago waits for a second
+        self.rest()

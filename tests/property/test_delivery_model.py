@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.property.delivery_machine import Delivery
+from tests.property.delivery_durable import DurableDelivery
 
-TestDelivery = pytest.mark.timeout(900)(Delivery.TestCase)
+TestDelivery = pytest.mark.timeout(900)(DurableDelivery.TestCase)
