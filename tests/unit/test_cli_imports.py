@@ -49,3 +49,20 @@ def test_the_help_of_a_command_does_not_wait_for_what_it_does(command: str) -> N
 def test_publishing_needs_no_server() -> None:
     both = loaded(helped("pub", "room", "hi", "--url", "unix:/nowhere/at/all"))
     assert not {"asyncio", "jwt", "picows", "starlette", "uvicorn", "uvloop"} & both
+
+
+def test_the_collector_leaves_alone_what_a_server_has_loaded() -> None:
+    """Said by a server that is none, from where it would run."""
+    code = """
+import gc
+from hubbub.cli import serve
+
+class Server:
+    started = True
+    def run(self):
+        print(gc.get_freeze_count() > 1000, gc.get_threshold()[0] == serve.COLLECT_EVERY, gc.isenabled())
+
+serve._served(Server())
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["True", "True", "True"]

@@ -11,6 +11,7 @@ supervisor, which starts over as the same command and loads nothing; the workers
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,10 @@ EXAMPLE = """\
   hubbub serve --dev                 without an application, everything allowed
   hubbub serve main:hub --port 9000  the object `hub` of main.py
   hubbub serve main:hub --workers 4  the same in four processes, joined by Redis"""
+
+
+#: Containers made, and not freed, between two looks of the collector; Python's own number is 700.
+COLLECT_EVERY = 10_000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -91,8 +96,18 @@ def start(server: Server, options: argparse.Namespace) -> int:
 
 
 def _served(server: Server) -> int:
+    _spare_the_collector()
     server.run()
     return 0 if server.started else 1
+
+
+def _spare_the_collector() -> None:
+    """What is loaded by now stays, and what a message needs is freed without the collector of circles: let it look less
+    often, and not at the former. A full look at everything stops the process for some 30 ms.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_EVERY, 20, 20)
 
 
 def _supervise(plan: Plan) -> int:
