@@ -2,8 +2,8 @@
 
 Answers for: the broker's subscription of every channel with listeners, its feed's questions to the source (bounded,
 many heads in one round trip), checks after silence and after renewed connections, polling the store while the broker is
-away, and reading back for those who return: one read per channel, however many wait for it. Refuses to know: clients,
-and what becomes of a break: it is told upward.
+away, and what is read back for those who return. Refuses to know: clients, whose turn it is to read back, and what
+becomes of a break: it is told upward.
 
 The source of a durable channel is the store, that of every other one the broker.
 """
@@ -13,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
 from hubbub.brokers.base import Broker, HoldsStreams, Notice, Remote
 from hubbub.clock import Timer, TimerWheel
 from hubbub.core import eager
+from hubbub.core.backlog import Backlog, within
 from hubbub.core.feed import Broken, Feed, Question, Step
 from hubbub.core.hub import Channel, Hub
 from hubbub.core.ring import Ring, RingPool
@@ -26,6 +28,7 @@ from hubbub.core.tasks import Tasks
 from hubbub.errors import BackendError, InternalError
 from hubbub.model import Position, Publication
 from hubbub.source import Known, Page, Source, Stored
+from hubbub.sparing import SparingLog
 from hubbub.stores.base import Store
 
 log = logging.getLogger(__name__)
@@ -52,30 +55,30 @@ class Tie:
     """What binds one channel to the broker: the subscription, and the questions under way."""
 
     __slots__ = (
-        "back",
-        "back_from",
+        "backlog",
         "channel",
         "heard",
+        "hearing",
         "is_deaf",
         "linger",
-        "oldest",
         "opening",
         "patience",
         "retry",
         "source",
+        "trims",
     )
 
     def __init__(self, channel: Channel, source: Source) -> None:
         self.channel = channel
         self.source = source
         self.is_deaf = False  # the broker could not be asked to tell of it
+        self.hearing: asyncio.Task[None] | None = None  # it is being asked again
+        self.trims = 0  # times that the source has let go of what it kept: what was read before is out of date
         self.opening: asyncio.Future[None] | None = None
         self.linger: Timer | None = None
         self.patience: Timer | None = None
         self.retry: Timer | None = None
-        self.oldest: int | None = None  # of the positions for which a read back is wanted
-        self.back: asyncio.Future[Page] | None = None
-        self.back_from = 0
+        self.backlog: Backlog | None = None  # made when somebody returns for whom the ring is too short
         self.heard = False
 
 
@@ -118,6 +121,7 @@ class Feeds:
         self.overhear: Callable[[str, Publication, str], object] | None = None
         self._timers = timers
         self._tasks = tasks
+        self._warnings = SparingLog(log)  # there may be ten thousand channels, and their source is away
         self._on_broken = on_broken
         self._patience = patience
         self._grace = grace
@@ -173,12 +177,13 @@ class Feeds:
                 raise self._unavailable("open_failed") from error
             if rest is not None:
                 tie.opening = self._tasks.spawn(rest, f"open {channel.name}", quiet=True)
+        assert tie.channel is channel, "a channel has one object while anybody has a place in it"
         if tie.linger is not None:
             tie.linger.cancel()
             tie.linger = None
         if tie.opening is not None:
             try:
-                await _within(tie.opening, OPEN_TIMEOUT)
+                await within(tie.opening, OPEN_TIMEOUT)
             except (TimeoutError, BackendError) as error:
                 raise self._unavailable("open_failed") from error
 
@@ -198,7 +203,8 @@ class Feeds:
         except BaseException:  # whatever it is: nobody may listen to a channel of which nothing is heard
             if self._ties.get(channel.name) is tie:
                 del self._ties[channel.name]
-                self.hub.channels.pop(channel.name, None)
+                if not channel.subscriptions:  # else some have a place in it, and the last one to leave ends it
+                    self.hub.channels.pop(channel.name, None)
             self._unsubscribe(channel.name)
             raise
         finally:
@@ -254,6 +260,7 @@ class Feeds:
         """The source has let go of what it kept: so do we, or some could recover what others cannot."""
         tie = self._ties.get(channel)
         if tie is not None:
+            tie.trims += 1
             self._forget_ring(tie.channel)
 
     def _unsubscribe(self, channel: str) -> None:
@@ -343,7 +350,12 @@ class Feeds:
             work = self._read if question == "read" else self._replace
             self._tasks.spawn(work(tie, feed, position), f"{question} {tie.channel.name}")
 
+    def _is_current(self, tie: Tie, feed: Feed) -> bool:
+        """Whether what was asked of it still matters: it may have ended since, or begun anew."""
+        return tie.channel.feed is feed and self._ties.get(tie.channel.name) is tie
+
     async def _read(self, tie: Tie, feed: Feed, position: Position) -> None:
+        trims = tie.trims
         try:
             async with self._reads:
                 page = await _answer(tie.source.read(tie.channel.name, position.offset, READ_LIMIT, READ_BYTES))
@@ -351,8 +363,10 @@ class Feeds:
             feed.failed("read")
             self._failed(tie, "read", error)
             return
-        if tie.channel.feed is feed:
+        if self._is_current(tie, feed):
             self._apply(tie, feed.read_done(page))
+            if tie.trims != trims:
+                self._forget_ring(tie.channel)
 
     async def _replace(self, tie: Tie, feed: Feed, position: Position) -> None:
         try:
@@ -361,7 +375,7 @@ class Feeds:
             feed.failed("replace")
             self._failed(tie, "replace", error)
             return
-        if tie.channel.feed is feed:
+        if self._is_current(tie, feed):
             self._apply(tie, feed.replaced(head))
 
     async def _ask_heads(self, source: Source, inquiry: Inquiry) -> None:
@@ -393,14 +407,14 @@ class Feeds:
         if not asked:
             return
         try:
-            altered = await source.altered(known)
+            altered = await _answer(source.altered(known))
         except BackendError as error:
             for tie, feed in asked.values():
                 feed.failed("verify")
                 self._failed(tie, "verify", error)
             return
         for name, (tie, feed) in asked.items():
-            if tie.channel.feed is feed:
+            if self._is_current(tie, feed):
                 self._apply(tie, feed.verified(is_altered=name in altered))
 
     async def _ask_some_heads(self, source: Source, names: Sequence[str]) -> None:
@@ -409,18 +423,21 @@ class Feeds:
         if not asked:
             return
         try:
-            heads = await source.heads(list(asked))
+            heads = await _answer(source.heads(list(asked)))
         except BackendError as error:
             for tie, feed in asked.values():
                 feed.failed("head")
                 self._failed(tie, "head", error)
             return
         for name, (tie, feed) in asked.items():
-            self._apply(tie, feed.head_seen(heads[name]))
+            if self._is_current(tie, feed):
+                self._apply(tie, feed.head_seen(heads[name]))
 
     def _failed(self, tie: Tie, question: Question, error: BackendError) -> None:
         self._count(f"{question}_failed")
-        log.warning("channel %s: the source cannot be asked (%s), again in %s s", tie.channel.name, error, RETRY)
+        said = "channel %s: the source cannot be asked (%s), again in %s s"
+        kind = "the store" if tie.source is self._store else "the broker"
+        self._warnings.warning(kind, self._timers.clock.now(), said, tie.channel.name, error, RETRY)
         if tie.retry is None:
             tie.retry = self._timers.after(RETRY, lambda: self._ask_again(tie))
 
@@ -429,7 +446,8 @@ class Feeds:
         if self._ties.get(tie.channel.name) is tie:
             self._ask(tie, "verify")
             self._ask(tie, "head")  # what failed, a read too, follows from it
-            self._ask(tie, "read")
+            if tie.channel.feed is not None and tie.channel.feed.has_hole:
+                self._ask(tie, "read")
 
     def _check_silent(self) -> None:
         """Compare the heads of channels that heard nothing since the last time: silence may be deafness."""
@@ -451,17 +469,24 @@ class Feeds:
         for tie in self._ties.values():
             if tie.source is self.broker:
                 continue
-            if tie.is_deaf and not is_away:
-                self._tasks.spawn(self._hear_again(tie), f"hear {tie.channel.name}")
+            if tie.is_deaf and not is_away and tie.hearing is None:
+                tie.hearing = self._tasks.spawn(self._hear_again(tie), f"hear {tie.channel.name}")
             if is_away or tie.is_deaf or (is_check and not tie.heard):
                 self._ask(tie, "head")
             if is_check:
                 tie.heard = False
 
     async def _hear_again(self, tie: Tie) -> None:
-        await self._listen(tie)
-        if not tie.is_deaf and self._ties.get(tie.channel.name) is tie:
+        try:
+            if self._ties.get(tie.channel.name) is tie:
+                await self._listen(tie)
+        finally:
+            tie.hearing = None
+        now = self._ties.get(tie.channel.name)
+        if now is tie and not tie.is_deaf:
             self._ask(tie, "head")
+        elif now is None:  # it ended meanwhile
+            self._unsubscribe(tie.channel.name)
 
     # for those who return -------------------------------------------------------------------------------------------
 
@@ -490,35 +515,31 @@ class Feeds:
         raise InternalError("the channel moves faster than it can be read")
 
     async def _read_back(self, channel: Channel, offset: int) -> Page:
-        """Read from `offset` on, together with everybody else who waits for that."""
+        """Read from `offset` on, together with everybody whom the same page serves."""
         tie = self._ties.get(channel.name)
         if tie is None or tie.channel is not channel:
             raise self._unavailable("read_back_failed")  # it ended while somebody still asked
+        if tie.backlog is None:
+            read = partial(self._read_for_many, tie)
+            tie.backlog = Backlog(read, tasks=self._tasks, name=channel.name, nearby=READ_LIMIT // 2)
         try:
-            if tie.back is not None and tie.back_from > offset:
-                tie.oldest = offset if tie.oldest is None else min(tie.oldest, offset)
-                await _within(tie.back, OPEN_TIMEOUT)
-            if tie.back is None:
-                tie.back_from = offset if tie.oldest is None else min(tie.oldest, offset)
-                tie.oldest = None
-                work = self._read_for_many(tie, tie.back_from)
-                tie.back = self._tasks.spawn(work, f"read back {channel.name}", quiet=True)
-            return await _within(tie.back, OPEN_TIMEOUT)
+            return await tie.backlog.page(offset, OPEN_TIMEOUT)
         except (TimeoutError, BackendError) as error:
             raise self._unavailable("read_back_failed") from error
 
     async def _read_for_many(self, tie: Tie, offset: int) -> Page:
-        feed = tie.channel.feed
-        noted = feed.position if feed is not None else None
-        try:
+        """One page from `offset` on. Raises BackendError."""
+        while True:
+            feed, trims = tie.channel.feed, tie.trims
+            noted = feed.position if feed is not None else None
             async with self._reads:
                 page = await _answer(tie.source.read(tie.channel.name, offset, READ_LIMIT, READ_BYTES))
             self._count("read_back")
-            if feed is not None and noted is not None:
-                self._apply(tie, feed.read_back(page, noted))
-            return page
-        finally:
-            tie.back = None
+            if tie.trims == trims:  # else it was let go of meanwhile, and is neither remembered nor given to anybody
+                break
+        if feed is not None and noted is not None and self._is_current(tie, feed):
+            self._apply(tie, feed.read_back(page, noted))
+        return page
 
     def _unavailable(self, what: str) -> InternalError:
         self._count(what)
@@ -547,17 +568,6 @@ async def _answer(question: Awaitable[T]) -> T:
     except Exception as error:
         log.exception("a source failed as it should not")
         raise BackendError(f"the source failed: {error!r}") from error
-
-
-async def _within(task: asyncio.Future[T], seconds: float) -> T:
-    """The result of what goes on in any case. Raises TimeoutError.
-
-    Not `wait_for`: from Python 3.12 on that is tied to the current task, which what was begun eagerly has not.
-    """
-    done, _ = await asyncio.wait([task], timeout=seconds)
-    if not done:
-        raise TimeoutError
-    return task.result()
 
 
 def _is_trimmed(page: Page, position: Position, *, skips: bool) -> bool:

@@ -104,6 +104,8 @@ class Mailbox:
                 gone = await store.sweep(self._keeps)
             except BackendError as error:
                 log.warning("what is old stays for now: %s", error)
+            except Exception:
+                log.exception("what is old stays for now")
             else:
                 self._observer.count("store_swept", gone)
 
