@@ -208,6 +208,7 @@ def need_programs() -> None:
         "fonts-dejavu-core": Path("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf").exists(),
         "libatomic1": ctypes.util.find_library("atomic"),  # the driver of Playwright is linked with it
         "nginx": shutil.which("nginx", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin"),
+        "pgbouncer": shutil.which("pgbouncer", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin"),
         "postgresql": Path("/usr/lib/postgresql/15/bin/postgres").exists(),  # Debian 12's; 18 comes as a wheel
         "redis-server": shutil.which("redis-server"),
     }

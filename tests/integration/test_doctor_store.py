@@ -403,7 +403,9 @@ async def test_a_server_that_does_not_answer(own_server: PostgresServer) -> None
 @pytest.fixture
 def program() -> str:
     """PgBouncer."""
-    program = shutil.which("pgbouncer")
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
+    if program is None and os.environ.get("CI") == "true":
+        pytest.fail("no pgbouncer: apt-get install pgbouncer")
     if program is None:
         pytest.skip("no pgbouncer: apt-get install pgbouncer")
     return program
