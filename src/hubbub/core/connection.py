@@ -51,9 +51,6 @@ CONNECTED = State.CONNECTED
 #: history of a channel may have half a megabyte. A thousand smaller ones are no more than the budget.
 LARGE_ANSWER = 1024
 
-#: Answers that share a frame: 64 KiB of the largest that wait, far below the 1 MiB that centrifuge-python takes.
-FRAME_ANSWERS = 64
-
 
 #: Of the HTTP request that a client came with: its headers by lower-case name, and its query.
 Head = tuple[Mapping[str, str], str]
@@ -107,7 +104,6 @@ class Connection:
     """One client. Implements the hub's Subscriber, the pump's Reader and the doorkeeper's Member."""
 
     __slots__ = (
-        "_answers",
         "_committing",
         "_dammed",
         "_held",
@@ -140,7 +136,6 @@ class Connection:
         self.credentials = Credentials()
         self.subscriptions: dict[str, Subscription] = {}
         self.outbox: list[Any] = []
-        self._answers: list[bytes] | None = None  # in the outbox, and not framed yet
         self.is_closed = False
         self.is_paused = False
         self._held: Sequence[Request] = ()  # read, and not begun: too much is under way or unsent
@@ -370,29 +365,17 @@ class Connection:
         self.raw(self.session.codec.push(channel, push))
 
     def raw(self, message: bytes) -> None:
-        """One encoded message, in its order with everything else. Those between which nothing stands share a frame."""
-        if self.is_closed:
-            return
-        outbox, answers = self.outbox, self._answers
-        if answers is not None and outbox and outbox[-1] is answers and len(answers) < FRAME_ANSWERS:
-            answers.append(message)
-        else:
-            answers = self._answers = [message]
-            self._node.hub.enqueue(self, answers)
-        if len(message) > LARGE_ANSWER:
-            self.flush()
+        """One encoded message, in its order with everything else."""
+        if not self.is_closed:
+            self._node.hub.enqueue(self, self.variant.frame(message))
+            if len(message) > LARGE_ANSWER:
+                self.flush()
 
     def flush(self) -> None:
         """Write the outbox."""
-        outbox = self.outbox
-        if not outbox:  # it was closed meanwhile
-            return
-        if self._answers is not None:
-            self._answers = None
-            pack = self.variant.pack
-            outbox[:] = [pack(each) if type(each) is list else each for each in outbox]
-        self.transport.write(outbox)
-        outbox.clear()
+        if self.outbox:  # else it was closed meanwhile
+            self.transport.write(self.outbox)
+            self.outbox.clear()
 
     def failed(self) -> None:
         """Something is lost, and nothing that comes behind it is sent; the client comes back with its position."""
