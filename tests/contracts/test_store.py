@@ -263,6 +263,35 @@ async def test_d8_trimmed_is_gone_and_offsets_go_on(open_store: Open) -> None:
     await store.trim("nobody's", 5)
 
 
+async def test_d8_of_two_trims_at_once_each_returns_when_it_is_done(open_store: Open) -> None:
+    store, _ = await open_store()
+    for _ in range(2):
+        await fill(store, "c", 6000)
+        head = (await store.heads(["c"]))["c"].offset
+
+        async def trim(upto: int = head) -> int:
+            await store.trim("c", upto)
+            return len(await offsets(store, "c"))
+
+        assert sum(await asyncio.gather(trim(), trim(), trim())) == 0
+
+
+async def test_d8_a_trim_beside_sweeps_leaves_nothing(store_backend: StoreBackend) -> None:
+    clock = ManualClock()
+    store = store_backend.store(clock)
+    await store.start(Committed())
+    await fill(store, "c", 3500)
+    clock.move(100)
+    await fill(store, "c", 3500)
+    try:
+        sweeps = [asyncio.create_task(store.sweep(lambda channel: 50.0)) for _ in range(2)]
+        await store.trim("c", 7000)
+        assert len(await offsets(store, "c")) == 0
+        assert sum(await asyncio.gather(*sweeps)) <= 3500
+    finally:
+        await store.stop()
+
+
 # --- D9
 
 

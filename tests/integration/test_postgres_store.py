@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 import traceback
@@ -15,23 +14,18 @@ from typing import Any
 import asyncpg
 import pytest
 from tests.contracts.stores import Committed
-from tests.databases import PostgresServer, Servers, postgres_servers, shared
+from tests.databases import PostgresServer, postgres_servers
+from tests.integration.store_support import append, opened, read, server
 
 from hubbub.clock import SystemClock
 from hubbub.errors import BackendError, ConfigurationError, HubbubError, PublishFailed
-from hubbub.model import Position, Publication
+from hubbub.model import Position
 from hubbub.stores import postgresql_connecting, postgresql_readers
-from hubbub.stores.base import Away, Draft
+from hubbub.stores.base import Away
 from hubbub.stores.postgresql import PostgresStore
 from hubbub.stores.postgresql_schema import MIGRATIONS
 
-__all__ = ["postgres_servers"]
-
-
-@pytest.fixture
-def server(postgres_servers: Servers) -> PostgresServer:
-    """One that tests share."""
-    return shared(postgres_servers, "postgres15")
+__all__ = ["postgres_servers", "server"]
 
 
 @pytest.fixture
@@ -39,33 +33,6 @@ def own_server() -> Iterator[PostgresServer]:
     """One to mistreat."""
     with PostgresServer("postgres15") as server:
         yield server
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncIterator[tuple[PostgresStore, Committed]]:
-    store, events = PostgresStore(url, clock=SystemClock()), Committed()
-    await store.start(events)
-    try:
-        yield store, events
-    finally:
-        await store.stop()
-
-
-async def append(store: PostgresStore, data: object = 0, *, channel: str = "room", key: str = "") -> Position:
-    published = await store.append(Draft(channel, Publication(json.dumps(data).encode()), key))
-    assert published.position is not None
-    return published.position
-
-
-async def read(store: PostgresStore, channel: str = "room") -> list[Any]:
-    """All that it holds; that there is no hole is checked here."""
-    found: list[Any] = []
-    while publications := (await store.read(channel, len(found), 1000)).publications:
-        for publication in publications:
-            assert publication.offset == len(found) + 1
-            found.append(json.loads(publication.data))
-    assert (await store.heads([channel]))[channel].offset == len(found)
-    return found
 
 
 class Sender:
@@ -175,29 +142,39 @@ async def test_connections_cut_again_and_again(own_server: PostgresServer) -> No
             await some(senders)
 
 
-@pytest.mark.parametrize("happens", ["before", "after"])
-async def test_a_commit_without_an_answer_is_looked_up(
-    server: PostgresServer, monkeypatch: pytest.MonkeyPatch, happens: str
-) -> None:
-    commit = asyncpg.transaction.Transaction.commit
-    failures = 0
+async def test_writers_that_are_long_over_are_forgotten_and_those_that_live_go_on(server: PostgresServer) -> None:
+    url = server.database()
+    name = url.rpartition("/")[2]
+    async with opened(url) as (store, _):
+        for number in range(3):
+            async with opened(url) as (other, _):
+                await append(other, number)
+        await append(store, 3)
+        before = server.query("SELECT count(*) FROM hubbub_writer", name)
+        await store.sweep(lambda channel: 0.0)
+        assert server.query("SELECT count(*) FROM hubbub_writer", name) == before == "4"
+        server.query("UPDATE hubbub_writer SET at = now() - interval '8 days'", name)
+        await store.sweep(lambda channel: 0.0)
+        assert server.query("SELECT count(*) FROM hubbub_writer", name) == "0"
+        await append(store, 4)
+        assert server.query("SELECT count(*) FROM hubbub_writer", name) == "1"
+        assert await read(store) == list(range(5))
 
-    async def flaky(transaction: Any) -> None:
-        nonlocal failures
-        if failures < 3:
-            failures += 1
-            if happens == "after":
-                await commit(transaction)
-            raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
-        await commit(transaction)
 
-    async with opened(server.database()) as (store, events):
-        monkeypatch.setattr(asyncpg.transaction.Transaction, "commit", flaky)
-        positions = await asyncio.gather(*(append(store, number) for number in range(20)))
-        assert [position.offset for position in positions] == list(range(1, 21))
-        assert failures == (1 if happens == "after" else 3)
-        assert await read(store) == list(range(20))
-        assert events.offsets("room") == list(range(1, 21))
+async def test_a_sweep_deletes_nothing_where_nothing_is_old(server: PostgresServer) -> None:
+    url = server.database()
+    async with opened(url) as (store, _):
+        await asyncio.gather(*(append(store, channel=f"room{number}") for number in range(700)))
+        await store.trim("room7", 1)  # one in which there is nothing
+        server.query(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'somebody deletes'; END$$;"
+            "CREATE TRIGGER refuse BEFORE DELETE ON hubbub_log EXECUTE FUNCTION refuse()",
+            url.rpartition("/")[2],
+        )
+        assert await store.sweep(lambda channel: 3600.0) == 0
+        assert await store.sweep(lambda channel: 0.0) == 0
+        with pytest.raises(BackendError, match="somebody deletes"):
+            await store.sweep(lambda channel: -3600.0 if channel == "room9" else 3600.0)
 
 
 async def test_a_connection_that_was_told_its_end_and_is_still_open_is_made_anew(

@@ -25,7 +25,7 @@ from hubbub.model import Position, Publication
 from hubbub.stores import sqlite_file
 from hubbub.stores.base import Draft
 from hubbub.stores.sqlite import SqliteStore
-from hubbub.stores.sqlite_file import APPLICATION, MIGRATIONS, StoreFile, file_system_of
+from hubbub.stores.sqlite_file import APPLICATION, MIGRATIONS, StoreFile, back_up, file_system_of
 
 #: Writes for ever, ten callers at once, and says what was acknowledged. Its argument limits the size of its files.
 WRITER = """
@@ -195,6 +195,26 @@ async def test_a_commit_without_an_answer_is_looked_up(
         assert (await append(store)).offset == (3 if happens == "after" else 2)
 
 
+async def test_a_sweep_writes_nothing_where_nothing_is_old(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+
+    def commits() -> int:
+        connection = sqlite3.connect(path)
+        (count,) = connection.execute("SELECT commits FROM meta").fetchone()
+        connection.close()
+        return int(count)
+
+    async with opened(path) as store:
+        await asyncio.gather(*(store.append(Draft(f"room{number}", Publication(b"{}"))) for number in range(700)))
+        await store.trim("room7", 1)  # one in which there is nothing
+        before = commits()
+        assert await store.sweep(lambda channel: 3600.0) == 0
+        assert await store.sweep(lambda channel: 0.0) == 0
+        assert commits() == before
+        assert await store.sweep(lambda channel: -3600.0 if channel == "room9" else 3600.0) == 1
+        assert commits() == before + 1
+
+
 # --- older copies
 
 
@@ -230,6 +250,29 @@ async def test_an_older_copy_gets_another_epoch(tmp_path: Path) -> None:
         assert (await store.heads(["other"]))["other"].epoch == new.epoch
     async with opened(path) as store:
         assert (await append(store)).epoch == new.epoch
+
+
+async def test_a_store_that_is_started_again_remembers_nothing_of_the_file_before(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    store = SqliteStore(path, clock=SystemClock())
+    await store.start(Committed())
+    old = await append(store)
+    back_up(path, tmp_path / "backup.db")
+    for _ in range(5):
+        await append(store)
+    await store.stop()
+    shutil.copy(tmp_path / "backup.db", path)
+    await store.start(Committed())
+    new = await append(store)
+    assert new.offset == 2
+    assert new.epoch != old.epoch
+    await store.stop()
+    async with opened(path) as other:
+        await append(other)
+    await store.start(Committed())
+    assert (await append(store)).offset == 4
+    assert [each.offset for each in (await store.read("room", 0, 10)).publications] == [1, 2, 3, 4]
+    await store.stop()
 
 
 async def test_a_file_that_comes_alone_gets_another_epoch(tmp_path: Path) -> None:

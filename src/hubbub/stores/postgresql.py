@@ -26,7 +26,7 @@ from hubbub.stores.outbox import Judge, Moved
 from hubbub.stores.postgresql_connecting import Database
 from hubbub.stores.postgresql_outbox import waits
 from hubbub.stores.postgresql_readers import Readers
-from hubbub.stores.postgresql_table import TOPS, Table
+from hubbub.stores.postgresql_table import FORGET_WRITERS, TOPS, Table
 from hubbub.stores.writer import Writer
 
 T = TypeVar("T")
@@ -48,13 +48,40 @@ _PAGE = f"""
         SELECT * FROM (
             SELECT {_COLUMNS}, coalesce(octet_length(data), octet_length(bytes)) AS size,
                 sum(coalesce(octet_length(data), octet_length(bytes))) OVER (ORDER BY "offset" {{order}}) AS upto
-            FROM hubbub_log WHERE channel = channel.id AND "offset" {{beyond}} $2 ORDER BY "offset" {{order}} LIMIT $3
+            FROM hubbub_log WHERE hubbub_log.channel = channel.id AND "offset" {{beyond}} $2
+            ORDER BY "offset" {{order}} LIMIT $3
         ) AS asked WHERE upto = size OR upto <= $4
     ) AS page ON true ORDER BY page."offset" {{order}}
 """
-_PAGE = _PAGE.replace("WHERE channel = channel.id", "WHERE hubbub_log.channel = channel.id")
 _FORWARD = _PAGE.format(beyond=">", order="ASC")
 _BACK = _PAGE.format(beyond="<", order="DESC")
+
+# What is counted is what was seen, not what was deleted: of that another transaction may have taken a part. It was
+# waited for, so that of a slice that is not full nothing is left (D8).
+_TRIM = """
+    WITH id AS (SELECT id FROM hubbub_channel WHERE name = $1),
+    seen AS (
+        SELECT "offset" FROM hubbub_log WHERE channel = (SELECT id FROM id) AND "offset" <= $2
+        ORDER BY "offset" LIMIT $3),
+    gone AS (
+        DELETE FROM hubbub_log
+        WHERE channel = (SELECT id FROM id) AND "offset" <= (SELECT max("offset") FROM seen))
+    SELECT count(*) FROM seen
+"""
+# Of the oldest those that are older, up to the first that is not: clocks may jump. How many those are, and how many of
+# them were taken here.
+_FORGET = """
+    WITH oldest AS (SELECT "offset", at FROM hubbub_log WHERE channel = $1 ORDER BY "offset" LIMIT $3),
+    first AS (SELECT min("offset") AS kept FROM oldest WHERE at >= $2),
+    old AS (SELECT "offset" FROM oldest, first WHERE kept IS NULL OR "offset" < kept),
+    gone AS (
+        DELETE FROM hubbub_log WHERE channel = $1 AND "offset" <= (SELECT max("offset") FROM old) RETURNING 1)
+    SELECT (SELECT count(*) FROM old), (SELECT count(*) FROM gone)
+"""
+_CHANNELS = """
+    SELECT id, name, (SELECT at FROM hubbub_log WHERE channel = hubbub_channel.id ORDER BY "offset" LIMIT 1)
+    FROM hubbub_channel WHERE id > $1 ORDER BY id LIMIT $2
+"""
 
 
 class PostgresStore:
@@ -120,48 +147,36 @@ class PostgresStore:
 
     async def trim(self, channel: str, upto: int) -> None:
         """Let go of what is kept up to there, a slice in each transaction."""
-        query = """
-            WITH id AS (SELECT id FROM hubbub_channel WHERE name = $1),
-            oldest AS (
-                SELECT "offset" FROM hubbub_log WHERE channel = (SELECT id FROM id) AND "offset" <= $2
-                ORDER BY "offset" LIMIT $3)
-            DELETE FROM hubbub_log WHERE channel = (SELECT id FROM id) AND "offset" IN (SELECT "offset" FROM oldest)
-        """
-        while await self._deleted(query, channel, upto, SLICE) == SLICE:
+        while await self._ask(lambda connection: connection.fetchval(_TRIM, channel, upto, SLICE)) == SLICE:
             pass
-
-    async def _deleted(self, query: str, *values: Any) -> int:
-        done = await self._ask(lambda connection: connection.execute(query, *values))
-        return int(done.rpartition(" ")[2])
 
     async def sweep(self, keeps: Callable[[str], float]) -> int:
         """Let go of what is old, a slice of a channel in each transaction. Several servers may do so at once."""
         gone, last = 0, 0
         now = self._clock.time()
         while channels := await self._channels(last):
-            for id, name in channels:
-                while keep := keeps(name):
-                    slice = await self._forget(id, int((now - keep) * 1_000_000))
-                    gone += slice
-                    if slice < SLICE:
-                        break
+            for id, name, first in channels:
+                keep = keeps(name)
+                before = int((now - keep) * 1_000_000)
+                if keep and first is not None and first < before:
+                    gone += await self._forget(id, before)
             last = channels[-1][0]
+        await self._ask(lambda connection: connection.execute(FORGET_WRITERS))
         self._bytes = await self._ask(_size)
         return gone
 
-    async def _channels(self, after: int) -> list[tuple[int, str]]:
-        query = "SELECT id, name FROM hubbub_channel WHERE id > $1 ORDER BY id LIMIT $2"
-        return [(row[0], row[1]) for row in await self._ask(lambda each: each.fetch(query, after, CHANNELS))]
+    async def _channels(self, after: int) -> list[tuple[int, str, int | None]]:
+        """Some, and since when each has something."""
+        rows = await self._ask(lambda connection: connection.fetch(_CHANNELS, after, CHANNELS))
+        return [(id, name, first) for id, name, first in rows]
 
     async def _forget(self, channel: int, before: int) -> int:
-        """Of the oldest publications those that are older, up to the first that is not: clocks may jump."""
-        query = """
-            WITH oldest AS (SELECT "offset", at FROM hubbub_log WHERE channel = $1 ORDER BY "offset" LIMIT $3),
-            first AS (SELECT min("offset") AS kept FROM oldest WHERE at >= $2)
-            DELETE FROM hubbub_log WHERE channel = $1 AND "offset" IN (
-                SELECT "offset" FROM oldest, first WHERE kept IS NULL OR "offset" < kept)
-        """
-        return await self._deleted(query, channel, before, SLICE)
+        gone: int = 0
+        while True:
+            old, mine = await self._ask(lambda connection: connection.fetchrow(_FORGET, channel, before, SLICE))
+            gone += mine
+            if old < SLICE:
+                return gone
 
     async def altered(self, known: Mapping[str, Known]) -> set[str]:
         """Which of these are not what is held here."""

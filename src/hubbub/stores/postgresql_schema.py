@@ -102,7 +102,7 @@ _NEEDED = {
     "hubbub_meta": "SELECT, UPDATE",
     "hubbub_channel": "SELECT, INSERT, UPDATE",
     "hubbub_log": "SELECT, INSERT, DELETE",
-    "hubbub_writer": "SELECT, INSERT, UPDATE",
+    "hubbub_writer": "SELECT, INSERT, UPDATE, DELETE",
     "hubbub_outbox": "SELECT, UPDATE, DELETE",
     "hubbub_mark": "SELECT",
 }

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import asyncpg
 
@@ -26,9 +26,6 @@ from hubbub.stores.outbox import Judge, Moved, judged
 from hubbub.stores.postgresql_connecting import AWAY, DEADLINE, FAILED, PAUSE, Database, hang_up
 from hubbub.stores.postgresql_outbox import settle, waiting
 from hubbub.stores.writer import places
-
-T = TypeVar("T")
-_Outcome = tuple[Moved, Sequence[Written]]
 
 #: Channels that a writer knows to be there.
 MAX_KNOWN = 100_000
@@ -57,6 +54,9 @@ _MOVE = """
     INSERT INTO hubbub_writer (id, batch) VALUES ($3, $4)
     ON CONFLICT (id) DO UPDATE SET batch = excluded.batch, at = now()
 """
+#: Rows of connections that have written nothing for long. Those of processes that are over are never asked for again.
+#: Another one makes its row anew with its next transaction: only a doubt, which lasts for seconds, needs the old one.
+FORGET_WRITERS = "DELETE FROM hubbub_writer WHERE at < now() - interval '7 days'"
 
 
 class Table:
@@ -72,33 +72,36 @@ class Table:
 
     async def commit(self, drafts: Sequence[Draft], patience: float = DEADLINE) -> Sequence[Written]:
         """All of them in one transaction, however often the database has to be asked in `patience` seconds."""
-        return await self._persist(lambda connection, attempt: self._write(connection, drafts, attempt), patience)
+        return (
+            await self._persist(lambda connection, attempt: self._write(connection, drafts, attempt), patience)
+        ).written
 
-    async def move(self, judge: Judge, limit: int, besides: Collection[int]) -> _Outcome:
+    async def move(self, judge: Judge, limit: int, besides: Collection[int]) -> tuple[Moved, Sequence[Written]]:
         """Rows of the outbox, in one transaction with their removal."""
-        return await self._persist(
+        done = await self._persist(
             lambda connection, attempt: self._move(connection, judge, attempt, limit, besides), DEADLINE
         )
+        return done.moved, done.written
 
-    async def _persist(self, work: Callable[[Any, _Attempt[T]], Coroutine[Any, Any, T]], patience: float) -> T:
+    async def _persist(self, work: Callable[[Any, _Attempt], Awaitable[None]], patience: float) -> _Attempt:
         end = self._clock.now() + patience
-        in_doubt: _Attempt[T] | None = None  # a transaction without an answer
+        in_doubt: _Attempt | None = None  # a transaction without an answer
         while True:
             self._batch += 1
-            attempt: _Attempt[T] = _Attempt(self._batch)
+            attempt = _Attempt(self._batch)
             try:
                 async with asyncio.timeout(max(end - self._clock.now(), PAUSE)):
                     connection = await self._connected()
-                    if in_doubt is not None and await self._took_place(connection, in_doubt.number):
-                        done = in_doubt.result
+                    if in_doubt is not None and await self._took_place(connection, in_doubt):
+                        attempt = in_doubt
                     else:
                         in_doubt = None
-                        done = await work(connection, attempt)
+                        await _blaming(work(connection, attempt))
                 self._database.answered()
-                return done
-            except _POISON as error:
-                raise Unwritable(str(error)) from error
-            except FAILED as error:
+                return attempt
+            except Unwritable:
+                raise
+            except (*FAILED, ValueError) as error:
                 self._drop()
                 if isinstance(error, AWAY):
                     self._database.missed(error)
@@ -129,34 +132,37 @@ class Table:
             self._connection.terminate()
             self._connection = None
 
-    async def _took_place(self, connection: Any, batch: int) -> bool:
-        """Whether that batch was committed. Waits for a transaction that is still under way."""
+    async def _took_place(self, connection: Any, attempt: _Attempt) -> bool:
+        """Whether that transaction was committed. Waits for it if it is still under way."""
         await connection.execute("INSERT INTO hubbub_writer VALUES ($1, 0) ON CONFLICT DO NOTHING", self._id)
         query = "SELECT batch FROM hubbub_writer WHERE id = $1 FOR UPDATE"
-        return bool(await connection.fetchval(query, self._id) == batch)
+        if await connection.fetchval(query, self._id) != attempt.number:
+            return False
+        # What is there may be a standby that was promoted meanwhile: it has the offsets, and another epoch.
+        _, tops = await self._tops(connection, _channels(attempt.drafts))
+        attempt.written = [
+            place._replace(position=place.position._replace(epoch=tops[draft.channel].epoch))
+            for draft, place in zip(attempt.drafts, attempt.written, strict=True)
+        ]
+        return True
 
-    async def _write(
-        self, connection: Any, drafts: Sequence[Draft], attempt: _Attempt[Sequence[Written]]
-    ) -> Sequence[Written]:
+    async def _write(self, connection: Any, drafts: Sequence[Draft], attempt: _Attempt) -> None:
         await self._make(connection, _channels(drafts))  # before: the rows of new channels are locked for no moment
         async with self._transaction(connection, attempt):
-            attempt.result = await self._put(connection, drafts, attempt.number)
-        return attempt.result
+            await self._put(connection, drafts, attempt)
 
     async def _move(
-        self, connection: Any, judge: Judge, attempt: _Attempt[_Outcome], limit: int, besides: Collection[int]
-    ) -> _Outcome:
+        self, connection: Any, judge: Judge, attempt: _Attempt, limit: int, besides: Collection[int]
+    ) -> None:
         async with self._transaction(connection, attempt):
-            moved, written = judged(await waiting(connection, limit, besides), judge), list[Written]()
+            attempt.moved = moved = judged(await waiting(connection, limit, besides), judge)
             if moved.drafts:
                 await self._make(connection, _channels(moved.drafts))
-                written = await self._put(connection, moved.drafts, attempt.number)
+                await self._put(connection, moved.drafts, attempt)
             await settle(connection, moved)
-            attempt.result = (moved, written)
-        return attempt.result
 
     @asynccontextmanager
-    async def _transaction(self, connection: Any, attempt: _Attempt[T]) -> AsyncIterator[None]:
+    async def _transaction(self, connection: Any, attempt: _Attempt) -> AsyncIterator[None]:
         """Commits what is done inside. What was sent off and not answered is marked in the attempt."""
         transaction = connection.transaction()
         await transaction.start()
@@ -171,15 +177,15 @@ class Table:
         await transaction.commit()
         attempt.is_sent = False
 
-    async def _put(self, connection: Any, drafts: Sequence[Draft], number: int) -> list[Written]:
+    async def _put(self, connection: Any, drafts: Sequence[Draft], attempt: _Attempt) -> None:
         """Into the log, under the names of this transaction: the offsets are its own until it ends."""
         names = _channels(drafts)
         ids, tops = await self._tops(connection, names)
         written = places(drafts, tops, await self._found(connection, drafts, ids))
         await self._insert(connection, drafts, written, ids=ids)
         moved = [tops[name].offset for name in names]
-        await connection.execute(_MOVE, [ids[name] for name in names], moved, self._id, number)
-        return written
+        await connection.execute(_MOVE, [ids[name] for name in names], moved, self._id, attempt.number)
+        attempt.drafts, attempt.written = drafts, written
 
     async def _make(self, connection: Any, names: Sequence[str]) -> None:
         """See to it that there are rows to lock."""
@@ -218,14 +224,31 @@ class Table:
             await connection.execute(_INSERT, *map(list, zip(*rows, strict=True)))
 
 
-class _Attempt(Generic[T]):
-    """One try of a transaction. `is_sent`: its commit is on the way, and nobody knows what became of it."""
+class _Attempt:
+    """One try of a transaction, and what it has written, which is there before its commit is sent.
 
-    result: T  # there before the commit is sent
+    `is_sent`: the commit is on the way, and nobody knows what became of it.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.is_sent = False
+        self.moved = Moved()
+        self.drafts: Sequence[Draft] = ()
+        self.written: Sequence[Written] = ()
+
+
+async def _blaming(work: Awaitable[None]) -> None:
+    """Do it. Raises Unwritable where what is written is at fault, and not the way to the database.
+
+    Only here are errors asked for that: making a connection has ValueErrors, too (a certificate that does not fit).
+    """
+    try:
+        await work
+    except _POISON as error:
+        if isinstance(error, OSError):
+            raise
+        raise Unwritable(str(error)) from error
 
 
 def _channels(drafts: Sequence[Draft]) -> list[str]:

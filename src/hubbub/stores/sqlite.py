@@ -95,6 +95,8 @@ class SqliteStore:
 
     def _open(self) -> None:
         """All of its connections, or none, and the file is free for others."""
+        self._known.clear()  # of an earlier start: meanwhile it may have become another file
+        self._waits = self._busy
         self._connection = self._file.open()
         readers: list[sqlite3.Connection] = []
         try:
@@ -242,17 +244,23 @@ class SqliteStore:
         gone, last = 0, 0
         now = self._clock.time()
         while channels := await self._read(partial(_channels, last)):
-            for id, name in channels:
-                while keep := keeps(name):
-                    before = int((now - keep) * 1_000_000)
-                    slice = await self._change(partial(self._forget, id, before))
-                    gone += slice
-                    if slice < SLICE:
-                        break
+            for id, name, first in channels:
+                keep = keeps(name)
+                before = int((now - keep) * 1_000_000)
+                if keep and first is not None and first < before:
+                    gone += await self._forget(id, before)
             last = channels[-1][0]
         return gone
 
-    def _forget(self, channel: int, before: int) -> int:
+    async def _forget(self, channel: int, before: int) -> int:
+        gone = 0
+        while True:
+            old = await self._change(partial(self._cut_old, channel, before))
+            gone += old
+            if old < SLICE:
+                return gone
+
+    def _cut_old(self, channel: int, before: int) -> int:
         """Of the oldest publications those that are older, up to the first that is not: clocks may jump."""
         oldest = "SELECT offset, at FROM log WHERE channel = ? ORDER BY offset LIMIT ?"
         rows = self._connection.execute(oldest, (channel, SLICE)).fetchall()
@@ -332,9 +340,11 @@ def _row_of(connection: sqlite3.Connection, channel: str) -> _Row | None:
     return None if row is None else _Row(*row)
 
 
-def _channels(after: int, connection: sqlite3.Connection) -> list[tuple[int, str]]:
-    rows = connection.execute("SELECT id, name FROM channel WHERE id > ? ORDER BY id LIMIT ?", (after, CHANNELS))
-    return [(id, name.decode()) for id, name in rows]
+def _channels(after: int, connection: sqlite3.Connection) -> list[tuple[int, str, int | None]]:
+    """Some, and since when each has something."""
+    first = "SELECT at FROM log WHERE log.channel = channel.id ORDER BY offset LIMIT 1"
+    query = f"SELECT id, name, ({first}) FROM channel WHERE id > ? ORDER BY id LIMIT ?"
+    return [(id, name.decode(), at) for id, name, at in connection.execute(query, (after, CHANNELS))]
 
 
 def _payload(draft: Draft) -> str | bytes:
