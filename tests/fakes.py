@@ -90,12 +90,20 @@ class ManualLoop(asyncio.SelectorEventLoop):
         raise AssertionError(f"it does not come to rest, something asks again and again: {list(ready)[:5]}")
 
 
+class Frames(list[bytes]):
+    """Several frames that are written as one buffer."""
+
+
 class PlainFraming:
     """No framing: each message is its payload."""
 
     def framer(self, *, binary: bool) -> Callable[[bytes], bytes]:
         """The payload."""
         return bytes
+
+    def join(self, framed: list[bytes]) -> Frames:
+        """Several payloads."""
+        return Frames(framed)
 
 
 #: One for all: variants are told apart by identity.
@@ -141,8 +149,10 @@ class FakeTransport:
         """Take as much as the kernel takes, and keep the rest."""
         if self.goodbye is not None:
             return
-        self._frames.extend(buffers)
-        self.unsent += sum(map(len, buffers))
+        for buffer in buffers:
+            frames = buffer if isinstance(buffer, Frames) else [buffer]
+            self._frames.extend(frames)
+            self.unsent += sum(map(len, frames))
         self._push()
         self.most_unsent = max(self.most_unsent, self.unsent)
         if self.unsent > self.budget and not self._is_paused:

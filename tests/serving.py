@@ -160,6 +160,8 @@ class Cable:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._heard: asyncio.Queue[bytes] = asyncio.Queue()
+        self._flows = asyncio.Event()
+        self._flows.set()
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
@@ -183,12 +185,21 @@ class Cable:
     def cut(self) -> None:
         """Reset both sides of everything, and whoever connects from now on."""
         self._is_whole = False
+        self._flows.set()
         for writer in list(self._writers):
             _reset(writer)
 
     def mend(self) -> None:
         """Carry again."""
         self._is_whole = True
+
+    def hold(self) -> None:
+        """Keep what is said to clients, and lose nothing of it."""
+        self._flows.clear()
+
+    def release(self) -> None:
+        """Give them what was kept: the first piece, and all that came behind it in another one."""
+        self._flows.set()
 
     def lead_to(self, port: int) -> None:
         """Carry to another port whoever connects from now on."""
@@ -212,8 +223,8 @@ class Cable:
         self._writers.add(far_writer)
         if writer.transport.is_closing():  # cut meanwhile
             _reset(far_writer)
-        for source, sink, heard in ((reader, far_writer, self._heard), (far_reader, writer, None)):
-            task = asyncio.ensure_future(_copy(source, sink, heard))
+        for copy in (_copy_heard(reader, far_writer, self._heard), _copy(far_reader, writer, self._flows)):
+            task = asyncio.ensure_future(copy)
             self._tasks.add(task)
             task.add_done_callback(self._done(ends))
 
@@ -227,11 +238,20 @@ class Cable:
         return forget
 
 
-async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter, heard: asyncio.Queue[bytes] | None) -> None:
+async def _copy_heard(source: asyncio.StreamReader, sink: asyncio.StreamWriter, heard: asyncio.Queue[bytes]) -> None:
     try:
         while data := await source.read(65536):
-            if heard is not None:
-                heard.put_nowait(data)
+            heard.put_nowait(data)
+            sink.write(data)
+            await sink.drain()
+    except OSError:
+        pass  # as below
+
+
+async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter, flows: asyncio.Event) -> None:
+    try:
+        while data := await source.read(65536):
+            await flows.wait()
             sink.write(data)
             await sink.drain()
     except OSError:

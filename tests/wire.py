@@ -7,8 +7,19 @@ numbers of a few fields are known. Refuses to know: order, and what anything mea
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+
+class Encoding(Protocol):
+    """What is told apart here."""
+
+    binary: ClassVar[bool]
+
+
+def together(encoding: Encoding, messages: Sequence[bytes]) -> bytes:
+    """Messages of the protocol as one message of the transport."""
+    return (b"" if encoding.binary else b"\n").join(messages)
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:

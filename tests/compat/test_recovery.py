@@ -139,6 +139,28 @@ async def test_a_subscription_begins_where_the_application_says(
     assert (subscribed["was_recovering"], subscribed["recovered"]) == (True, False)
 
 
+async def test_bursts_that_arrive_in_one_piece_are_told_in_order(
+    insecure: Served, every_sdk: list[Sdk], opened: list[Client], channel: str, api: Api
+) -> None:
+    """As on a slow link, or at a client that was busy. Each burst leaves the server at once, in as many frames as there
+    are publications: centrifuge-js in Node takes frames that it reads together apart side by side.
+    """
+    server, bursts, size = api(insecure), 8, 5
+    async with Cable(insecure.port) as cable:
+        clients = [await new_client(sdk, opened, cable.websocket_url) for sdk in every_sdk]
+        for client in clients:
+            await client.connect()
+            await client.subscribe(channel)
+        cable.hold()
+        for start in range(0, bursts * size, size):
+            requests = [cent.PublishRequest(channel=channel, data=start + number) for number in range(size)]
+            await server.batch(cent.BatchRequest(requests=requests))
+        cable.release()
+        for client in clients:
+            subscription = client.subscription(channel)
+            assert await subscription.data(bursts * size) == list(range(bursts * size)), client.name
+
+
 async def test_cuts_in_the_middle_of_everything_lose_nothing(
     insecure: Served, every_sdk: list[Sdk], opened: list[Client], channel: str, api: Api
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from msgspec import UNSET, Raw
+from tests.wire import together
 
 from hubbub.errors import BadRequest, InternalError, ProtocolError, ReplyError, UnsubscribeCode
 from hubbub.model import ClientInfo, Publication
@@ -101,11 +102,12 @@ def test_connect_and_subscribe_in_one_frame(codec: Codec) -> None:
         Command(1, connect=ConnectRequest(name="js")),
         Command(2, subscribe=SubscribeRequest("test", flag=1)),
     ]
-    answer = codec.join(
+    answer = together(
+        codec,
         [
             codec.reply(1, ConnectResult(client="b1", version="x", ping=25, pong=True)),
             codec.reply(2, SubscribeResult(recoverable=True, epoch="kQzA", positioned=True)),
-        ]
+        ],
     )
     assert to_sdk(codec, answer) == [
         {"id": 1, "connect": {"client": "b1", "version": "x", "ping": 25, "pong": True}},
@@ -124,7 +126,7 @@ def test_publish(codec: Codec) -> None:
 
     publication = Publication(b'{"n":1}', offset=1, info=ClientInfo("42", "b1"))
     pushed = codec.publication_push(codec.channel_prefix("test"), publication)
-    assert to_sdk(codec, codec.join([pushed, codec.reply(3, PublishResult())])) == [
+    assert to_sdk(codec, together(codec, [pushed, codec.reply(3, PublishResult())])) == [
         {
             "push": {
                 "channel": "test",
@@ -237,7 +239,9 @@ def test_presence(codec: Codec) -> None:
     nobody = {} if codec.binary else {"user": "", "client": ""}  # upstream's JSON says these zeros
     info = info_message(ClientInfo("42", "c1", conn_info=b'{"name":"Ann"}'))
     here = {"c1": info, "c2": ClientInfoMessage()}
-    answer = codec.join([codec.reply(1, PresenceResult(here)), codec.reply(2, PresenceStatsResult(2, 1)), codec.ping])
+    answer = together(
+        codec, [codec.reply(1, PresenceResult(here)), codec.reply(2, PresenceStatsResult(2, 1)), codec.ping]
+    )
     assert to_sdk(codec, answer) == [
         {
             "id": 1,
@@ -255,7 +259,8 @@ def test_pushes(codec: Codec) -> None:
     somebody = ClientInfoMessage("42", "c1")
     nobody = {} if codec.binary else {"user": "", "client": ""}
     code = UnsubscribeCode.SERVER
-    answer = codec.join(
+    answer = together(
+        codec,
         [
             codec.push("c", JoinPush(somebody)),
             codec.push("c", LeavePush(ClientInfoMessage())),
@@ -265,7 +270,7 @@ def test_pushes(codec: Codec) -> None:
             codec.push("", RefreshPush(True, 60)),
             codec.push("", RefreshPush()),
             codec.push("", DisconnectPush(3001, "shutdown", True)),
-        ]
+        ],
     )
     assert [reply["push"] for reply in to_sdk(codec, answer)] == [
         {"channel": "c", "join": {"info": {"user": "42", "client": "c1"}}},
@@ -325,7 +330,7 @@ def test_pong_may_stand_among_commands(codec: Codec) -> None:
 
 @both
 def test_one_message_joined_is_itself(codec: Codec) -> None:
-    assert codec.join([codec.ping]) == codec.ping
+    assert together(codec, [codec.ping]) == codec.ping
 
 
 # ------------------------------------------------------------------------------------------------------- JSON
@@ -464,6 +469,8 @@ def test_protobuf_is_read_as_the_official_runtime_reads_it(command: bytes, meant
         pytest.param(b"\x3a\x02\x0a\x80\x00", id="a length that outgrows its message"),
         pytest.param(b"\x3a\x01\x80\x00", id="a tag that outgrows its message"),
         pytest.param(b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", id="a length of 2**64 - 1"),
+        pytest.param(b"\x2a\x0b\x38\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", id="a subscription from offset 2**63"),
+        pytest.param(b"\x52\x0d\x42\x0b\x08\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", id="history since 2**63"),
         pytest.param(b"\x09\x01", id="64 bits that are cut off"),
         pytest.param(b"\x0d\x01", id="32 bits that are cut off"),
         pytest.param(b"\x0e", id="wire type 6"),

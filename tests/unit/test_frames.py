@@ -42,7 +42,7 @@ def test_a_frame_is_whole_unmasked_and_in_the_shortest_form(size: int, first_byt
 
 @given(st.lists(st.binary(max_size=200)))
 def test_joined_frames_are_read_one_by_one(payloads: list[bytes]) -> None:
-    joined = b"".join(Frames().framer(binary=True)(payload) for payload in payloads)
+    joined = Frames().join([Frames().framer(binary=True)(payload) for payload in payloads])
     assert [bytes(read.data) for read in parsed(joined)] == payloads
 
 

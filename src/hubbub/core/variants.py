@@ -22,16 +22,21 @@ class Framing(Protocol):
         """What makes of one transport message what the transport writes."""
         ...
 
+    def join(self, framed: list[Any]) -> Any:
+        """What the transport writes for several of those, in order."""
+        ...
+
 
 class ClientVariant:
     """Implements the hub's Variant for clients."""
 
-    __slots__ = ("codec", "encode", "frame")
+    __slots__ = ("_join", "codec", "encode", "frame")
 
     def __init__(self, codec: Codec, framing: Framing) -> None:
         self.codec = codec
         #: One encoded message, ready to be written.
         self.frame: Callable[[bytes], Any] = framing.framer(binary=codec.binary)
+        self._join = framing.join
         #: A publication push, of what `prepare` returned: the codec's own method, since a call between would cost.
         self.encode: Callable[[bytes, Publication, str], bytes] = codec.publication_push
 
@@ -45,8 +50,13 @@ class ClientVariant:
         return self.codec.push(channel, JoinPush(info) if notice.kind == "join" else LeavePush(info))
 
     def pack(self, messages: list[bytes]) -> Any:
-        """Several messages in one frame."""
-        return self.frame(messages[0] if len(messages) == 1 else self.codec.join(messages))
+        """Several messages as one buffer, each in a frame of its own.
+
+        The protocol allows many in one frame; but an SDK takes frames that it reads at once apart side by side, and
+        what stands second in the first comes behind what stands first in the second (docs/design/delivery.md).
+        """
+        frame = self.frame
+        return frame(messages[0]) if len(messages) == 1 else self._join([frame(message) for message in messages])
 
 
 class Variants:

@@ -36,8 +36,8 @@ class Codec(Protocol):
     - C1. `decode` returns the commands of one transport message in their order, or raises ProtocolError; it raises
       nothing else, whatever the bytes are. Payloads may point into the message: whoever keeps one copies it.
     - C2. `decode` of a message without any command raises ProtocolError.
-    - C3. What `reply`, `error`, `push` and `publication_push` return are whole messages; any sequence of them through
-      `join` is one transport message that every client of the protocol reads back in that order.
+    - C3. What `reply`, `error`, `push` and `publication_push` return are whole transport messages, which every client
+      of the protocol reads; and so is any sequence of them, a line each in JSON, one behind the other in Protobuf.
     - C4. A reply always carries the field of its result, even when it is empty.
     - C5. Where `checks_json`, each payload that `decode` lets through is one JSON value by its grammar, in UTF-8.
     """
@@ -76,11 +76,6 @@ class Codec(Protocol):
     def channel_prefix(self, channel: str) -> bytes:
         """What `publication_push` needs of a channel, to be kept with it."""
         ...
-
-    def join(self, messages: list[bytes]) -> bytes:
-        """Several messages as one transport message (C3)."""
-        ...
-
 
 def info_message(info: ClientInfo) -> ClientInfoMessage:
     """A client's public identity for the wire."""
@@ -200,7 +195,3 @@ class JsonCodec:
                 self._infos.clear()
             self._infos[info.client] = info, field
         return field
-
-    def join(self, messages: list[bytes]) -> bytes:
-        """One message a line."""
-        return b"\n".join(messages) if len(messages) > 1 else messages[0]

@@ -5,7 +5,7 @@ written from the structs of `messages`. Refuses to know: JSON, connections, and 
 
 The format is read as the official runtime reads proto3: the last of several values wins, embedded messages
 merge, fields that are unknown or of another wire type are skipped, integers are cut to their width, an empty
-payload is an absent one. Any bytes are read in linear time, to commands or to a ProtocolError. What reads and
+payload is an absent one. Unlike there, an offset of more than 63 bits is refused, as in JSON. Any bytes are read in linear time, to commands or to a ProtocolError. What reads and
 writes a struct is put together once, at import, from its annotations and `_NUMBERS`; a field without a number
 fails there.
 """
@@ -105,7 +105,7 @@ _VARINT, _FIXED64, _LENGTH, _GROUP, _GROUP_END, _FIXED32 = range(6)
 #: How deep groups may nest, as in the official runtime. Nobody sends any, but they must be skipped.
 _MAX_GROUPS = 100
 _MAX_NUMBER = 2**29 - 1
-_UINT64 = 2**64 - 1
+_UINT64, _INT64 = 2**64 - 1, 2**63 - 1
 
 
 def _signed(bits: int) -> Callable[[int], int]:
@@ -113,11 +113,18 @@ def _signed(bits: int) -> Callable[[int], int]:
     return lambda value: ((value & mask) ^ half) - half
 
 
+def _bounded(value: int) -> int:
+    """As `UInt64` is bounded. The field has another bit, which nobody uses and no database takes."""
+    if value > _INT64:
+        raise ProtocolError("an offset has more than 63 bits")
+    return value
+
+
 #: From an unsigned varint to the value of each type that travels as one.
 _INTEGERS: dict[Any, Callable[[int], int]] = {
     bool: bool,
     UInt32: lambda value: value & 0xFFFFFFFF,
-    UInt64: int,
+    UInt64: _bounded,
     Int32: _signed(32),
     Int64: _signed(64),
 }
@@ -408,7 +415,3 @@ class ProtobufCodec:
     def channel_prefix(self, channel: str) -> bytes:
         """Everything of the push that stands before the publication's length."""
         return _field(_CHANNEL, channel.encode()) + _PUB
-
-    def join(self, messages: list[bytes]) -> bytes:
-        """Messages carry their lengths, so nothing stands between them."""
-        return b"".join(messages)

@@ -30,6 +30,10 @@ class _Plain:
         """The payload."""
         return bytes
 
+    def join(self, framed: list[bytes]) -> tuple[bytes, ...]:
+        """Several payloads."""
+        return tuple(framed)
+
 
 #: One for all: those who share a framing share what is encoded.
 _PLAIN = _Plain()
@@ -76,8 +80,10 @@ class Line:
         """The client reads at once, unless it has stopped."""
         if self.code:
             return
-        self._sent.extend(buffers)
-        self.unsent += sum(map(len, buffers))
+        for buffer in buffers:
+            payloads = buffer if isinstance(buffer, tuple) else (buffer,)
+            self._sent.extend(payloads)
+            self.unsent += sum(map(len, payloads))
         self._deliver()
         if self.unsent > self._write_budget and not self._is_paused and self.connection is not None:
             self._is_paused = True

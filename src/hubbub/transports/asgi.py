@@ -37,6 +37,10 @@ class TextOrBytes:
         """One message."""
         return bytes if binary else bytes.decode
 
+    def join(self, framed: list[str | bytes]) -> tuple[str | bytes, ...]:
+        """Messages that go out one by one."""
+        return tuple(framed)
+
 
 class AsgiTransport:
     """One connection's way out. Implements Transport."""
@@ -69,8 +73,10 @@ class AsgiTransport:
         """Queue them for the writer."""
         if self._goodbye is not None:
             return
-        self._queue.extend(buffers)
-        self.unsent += sum(map(_size, buffers))
+        for buffer in buffers:
+            messages = buffer if isinstance(buffer, tuple) else (buffer,)
+            self._queue.extend(messages)
+            self.unsent += sum(map(_size, messages))
         self._has_work.set()
         if self.unsent > self._budget and not self._is_paused and self.endpoint is not None:
             self._is_paused = True

@@ -45,6 +45,10 @@ class Frames:
         """One message in one frame."""
         return binary_frame if binary else text_frame
 
+    def join(self, framed: list[bytes]) -> bytes:
+        """Frames behind each other."""
+        return b"".join(framed)
+
 
 class Door(Protocol):
     """What sockets have of their door: its limits, its endpoints, and the inbox that they share."""
