@@ -88,7 +88,6 @@ class Client:
         "_recv",
         "bytes",
         "close_code",
-        "frames",
         "goal",
         "greeting",
         "is_connected",
@@ -96,6 +95,7 @@ class Client:
         "messages",
         "on_bytes",
         "on_lines",
+        "reads",
         "send",
         "sock",
     )
@@ -111,7 +111,7 @@ class Client:
         self.is_open = False  # and greeted
         self.close_code = 0
         self.messages = 0
-        self.frames = 0
+        self.reads = 0
         self.bytes = 0
         self.goal = 0
         self.send = self.sock.send
@@ -131,6 +131,7 @@ class Client:
             self.close_code = self.close_code or 1006
             return
         self.bytes += size
+        self.reads += 1
         if self.greeting is not None:
             if kept:
                 BUFFER[:kept] = self._left
@@ -157,7 +158,6 @@ class Client:
             if BUFFER[at] != TEXT or length == 2:
                 self._control(at, start, end)
             else:
-                self.frames += 1
                 self.messages += 1 + BUFFER.count(10, start, end)
                 if self.on_lines is not None:
                     self.on_lines(self, bytes(_VIEW[start:end]).split(b"\n"))

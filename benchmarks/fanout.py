@@ -80,12 +80,12 @@ def fanout(scale: Scale) -> Iterator[Row]:
         for burst, limit in ((1, 1.4), (16, 0.2), (64, 0.2)):
             rounds = max(2, scale.rounds // (1 if burst == 1 else 4))
             pairs = []
-            frames = stage.frames
+            reads = stage.reads
             for repeat in range(scale.repeats):
                 floor_cost = plain.cost(stage.frame_size, scale.rounds)
                 pairs.append((stage.cost(burst, rounds), floor_cost))
                 print_progress(f"fanout {burst}", repeat, pairs[-1])
-            flushes = (stage.frames - frames) / scale.clients
+            flushes = (stage.reads - reads) / scale.clients  # an audience in step reads each by itself
             per_flush = burst * (rounds + 1) * scale.repeats / flushes
             yield against_floor(
                 f"1:{scale.clients}, {'one' if burst == 1 else burst} a flush",
@@ -123,9 +123,9 @@ class Stage:
         self.frame_size = self._audience[0].bytes - before
 
     @property
-    def frames(self) -> int:
-        """All that came."""
-        return sum(client.frames for client in self._audience)
+    def reads(self) -> int:
+        """How often anything came, for all together."""
+        return sum(client.reads for client in self._audience)
 
     def is_complete(self) -> bool:
         """Whether everybody got exactly what was published."""

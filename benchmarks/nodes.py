@@ -50,12 +50,12 @@ def nodes(scale: Scale) -> Iterator[Row]:
 def _compare(name: str, across: Stage, single: Stage, burst: int, scale: Scale) -> Row:
     rounds = max(2, scale.rounds // (2 if burst == 1 else 8))
     pairs = []
-    frames = across.frames
+    reads = across.reads
     for repeat in range(scale.repeats):
         floor_cost = single.cost(burst, rounds)
         pairs.append((across.cost(burst, rounds), floor_cost))
         print_progress(name, repeat, pairs[-1])
-    flushes = (across.frames - frames) / scale.clients
+    flushes = (across.reads - reads) / scale.clients
     return against_floor(
         f"{name} (floor: one node, `memory://`)",
         pairs,
