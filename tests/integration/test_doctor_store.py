@@ -122,6 +122,17 @@ async def test_a_file_in_use_is_looked_at_and_goes_on(path: Path) -> None:
         assert (await store.heads(["chat:1"]))["chat:1"].offset == 6
 
 
+async def test_a_file_behind_a_link_is_looked_at_where_it_is(path: Path) -> None:
+    (link := path.with_name("link.db")).symlink_to(path)
+    async with opened(file(link)) as store:
+        await write(store)
+        for name in (link, path):
+            found = await findings(url_of(name))
+            if owner(name) is not None:
+                assert f"process {os.getpid()} " in found["owner"].seen
+            assert found["age"].level == "ok"
+
+
 async def test_an_older_copy_is_noticed(path: Path) -> None:
     async with opened(file(path)) as store:
         await write(store)

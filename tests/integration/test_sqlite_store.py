@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import os
 import random
 import shutil
 import signal
@@ -479,4 +480,100 @@ async def test_a_store_is_opened_again_by_the_same_object(tmp_path: Path) -> Non
         reads = [asyncio.ensure_future(store.read("room", 0, 10)) for _ in range(20)]
         assert (await append(store)).offset == offset
         await asyncio.gather(*reads)
+        await store.stop()
+
+
+# --- links
+
+
+def linked(path: Path, name: str) -> Path:
+    """The same file by the name that a release gives it."""
+    link = path.parent / name / path.name
+    link.parent.mkdir()
+    link.symlink_to(path)
+    return link
+
+
+async def test_a_file_has_one_owner_whatever_links_lead_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    async with opened(linked(path, "one")) as store:
+        await append(store)
+        for other in (linked(path, "two"), path):
+            await refused(other, "open in another process")
+        assert (await append(store)).offset == 2
+    names = {"app.db", "app.db-owner", "one", "two"}
+    assert set(os.listdir(tmp_path)) == names  # the note lies beside the file
+
+
+async def test_a_new_release_with_its_own_link_has_the_same_epoch(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    epochs = set()
+    for name in ("one", "two", "three"):
+        async with opened(linked(path, name)) as store:
+            epochs.add((await append(store)).epoch)
+    assert len(epochs) == 1
+
+
+# --- who loses patience
+
+
+@asynccontextmanager
+async def held(path: Path) -> AsyncIterator[None]:
+    """Another program is writing there."""
+    other = sqlite3.connect(path, isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+    finally:
+        other.close()
+
+
+async def test_a_start_that_somebody_gives_up_leaves_the_file_to_others(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    async with opened(path) as store:
+        old = await append(store)
+    (tmp_path / "app.db-owner").unlink()  # so that opening has to write
+    store = SqliteStore(path, clock=SystemClock(), busy=60)
+    async with held(path):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await store.start(Committed())
+        with pytest.raises(TimeoutError):  # it waits for the thread that opens, and the event loop goes on
+            async with asyncio.timeout(0.2):
+                await store.stop()
+    await store.stop()
+    async with opened(path) as other:
+        new = await append(other)
+        assert new.offset == 2
+        assert new.epoch != old.epoch
+    await store.start(Committed())
+    assert await append(store) == new._replace(offset=3)
+    await store.stop()
+
+
+async def test_a_stop_that_somebody_gives_up_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    store = SqliteStore(path, clock=SystemClock(), busy=60)
+    await store.start(Committed())
+    async with held(path):
+        appending = asyncio.ensure_future(store.append(Draft("room", Publication(b"{}"))))
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await store.stop()
+    await store.stop()
+    published = await appending
+    assert published.position is not None
+    async with opened(path) as other:
+        assert (await other.heads(["room"]))["room"] == published.position
+
+
+async def test_one_that_does_not_run_says_so(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "app.db", clock=SystemClock())
+    for _ in range(2):
+        for asked in (store.read("room", 0, 1), store.trim("room", 1), store.replace_epoch("room", "x")):
+            with pytest.raises(BackendError, match="not running"):
+                await asked
+        await store.start(Committed())
+        await append(store)
         await store.stop()

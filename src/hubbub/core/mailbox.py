@@ -88,10 +88,12 @@ class Mailbox:
 
     async def stop(self) -> None:
         """Write what waits, and close. Idempotent."""
-        if self._mover is not None:
-            await self._mover.stop()
-        if self.store is not None:
-            await self.store.stop()
+        try:
+            if self._mover is not None:
+                await self._mover.stop()
+        finally:  # also where somebody has lost patience: what waits is to be written
+            if self.store is not None:
+                await self.store.stop()
         if self._telling is not None:
             await asyncio.wait([self._telling], timeout=LAST_WORDS)
         self._telling = None

@@ -20,7 +20,7 @@ from hubbub.clock import Clock
 from hubbub.doctor import store_figures as figures
 from hubbub.doctor.figures import size
 from hubbub.doctor.findings import Finding
-from hubbub.stores.sqlite_file import APPLICATION, MIGRATIONS, NETWORK, Note, file_system_of, noted
+from hubbub.stores.sqlite_file import APPLICATION, MIGRATIONS, NETWORK, Note, beside, file_system_of, noted
 
 #: How often the disk is asked, and with how many bytes: a page of SQLite's log.
 WRITES, PAGE = 20, 4096
@@ -51,7 +51,7 @@ def examined_file(path: Path, clock: Clock) -> list[Finding]:
 
 def _folder(path: Path, folder: Path) -> Iterator[Finding]:
     """Beside the file SQLite makes others, so a file that may be written is not enough."""
-    files = [path, Path(f"{path}-owner"), Path(f"{path}-wal"), Path(f"{path}-shm")]
+    files = [path, *(beside(path, suffix) for suffix in ("-owner", "-wal", "-shm"))]
     closed = [each for each in (folder, *(file for file in files if file.exists())) if not os.access(each, os.W_OK)]
     if closed:
         seen = f"{closed[0]} may not be written by this user"
@@ -86,7 +86,7 @@ def _commits(folder: Path, clock: Clock) -> Finding:
 def note_of(path: Path) -> Note | None:
     """What lies beside the database; None where there is nothing to read."""
     try:
-        return noted(Path(f"{path}-owner").read_bytes())
+        return noted(beside(path, "-owner").read_bytes())
     except OSError:
         return None
 
@@ -94,7 +94,7 @@ def note_of(path: Path) -> Note | None:
 def owner(path: Path, locks: Path = _LOCKS) -> int | None:
     """The process that has locked the store; 0 for nobody; None where the system does not say."""
     try:
-        found = Path(f"{path}-owner").stat()
+        found = beside(path, "-owner").stat()
         lines = [line.split() for line in locks.read_text().splitlines()]
     except FileNotFoundError:
         return 0 if locks.exists() else None
@@ -134,13 +134,13 @@ def _contents(path: Path) -> Iterator[Finding]:
     except sqlite3.DatabaseError as error:
         yield _unreadable(path, error)
         return
-    wal = Path(f"{path}-wal")
+    wal = beside(path, "-wal")
     yield figures.write_ahead_log(wal.stat().st_size if wal.exists() else 0)
 
 
 def _opened(path: Path) -> sqlite3.Connection:
     """Where there is no write-ahead log, nothing may be made for it, either: it would stay."""
-    how = "mode=ro" if Path(f"{path}-wal").exists() else "mode=ro&immutable=1"
+    how = "mode=ro" if beside(path, "-wal").exists() else "mode=ro&immutable=1"
     return sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True, isolation_level=None, timeout=_BUSY)
 
 

@@ -5,9 +5,9 @@ written from the structs of `messages`. Refuses to know: JSON, connections, and 
 
 The format is read as the official runtime reads proto3: the last of several values wins, embedded messages
 merge, fields that are unknown or of another wire type are skipped, integers are cut to their width, an empty
-payload is an absent one. Unlike there, an offset of more than 63 bits is refused, as in JSON. Any bytes are read in linear time, to commands or to a ProtocolError. What reads and
-writes a struct is put together once, at import, from its annotations and `_NUMBERS`; a field without a number
-fails there.
+payload is an absent one. Only an offset of more than 63 bits is refused, as in JSON. Any bytes are read in linear
+time, to commands or to a ProtocolError. What reads and writes a struct is put together once, at import, from its
+annotations and `_NUMBERS`; a field without a number fails there.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from hubbub.stores.outbox import Judge, Moved
 from hubbub.stores.postgresql_connecting import Database
 from hubbub.stores.postgresql_outbox import waits
 from hubbub.stores.postgresql_readers import Readers
+from hubbub.stores.postgresql_schema import not_emptied
 from hubbub.stores.postgresql_table import FORGET_WRITERS, TOPS, Table
 from hubbub.stores.writer import Writer
 
@@ -97,6 +98,7 @@ class PostgresStore:
         self._mover: Table | None = None
         self._events: StoreEvents | None = None
         self._readers: Readers | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._bytes = 0  # of the log, when it was last looked at
 
     async def start(self, events: StoreEvents) -> None:
@@ -114,7 +116,17 @@ class PostgresStore:
         self._writers = [Writer(table, on_committed=events.on_committed, clock=self._clock) for table in tables]
 
     async def stop(self) -> None:
-        """Write what waits, and disconnect."""
+        """Write what waits, and disconnect: also where nobody waits for the end of it."""
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._end(), name="close the store")
+        ending = self._ending
+        await asyncio.wait([ending])
+        if self._ending is ending:
+            self._ending = None
+        if not ending.cancelled():
+            ending.result()
+
+    async def _end(self) -> None:
         writers, self._writers = self._writers, []
         await asyncio.gather(*(writer.stop() for writer in writers))
         await asyncio.gather(*(table.close() for table in self._tables))
@@ -147,7 +159,7 @@ class PostgresStore:
 
     async def trim(self, channel: str, upto: int) -> None:
         """Let go of what is kept up to there, a slice in each transaction."""
-        while await self._ask(lambda connection: connection.fetchval(_TRIM, channel, upto, SLICE)) == SLICE:
+        while await self._change(lambda connection: connection.fetchval(_TRIM, channel, upto, SLICE)) == SLICE:
             pass
 
     async def sweep(self, keeps: Callable[[str], float]) -> int:
@@ -161,7 +173,7 @@ class PostgresStore:
                 if keep and first is not None and first < before:
                     gone += await self._forget(id, before)
             last = channels[-1][0]
-        await self._ask(lambda connection: connection.execute(FORGET_WRITERS))
+        await self._change(lambda connection: connection.execute(FORGET_WRITERS))
         self._bytes = await self._ask(_size)
         return gone
 
@@ -173,7 +185,7 @@ class PostgresStore:
     async def _forget(self, channel: int, before: int) -> int:
         gone: int = 0
         while True:
-            old, mine = await self._ask(lambda connection: connection.fetchrow(_FORGET, channel, before, SLICE))
+            old, mine = await self._change(lambda connection: connection.fetchrow(_FORGET, channel, before, SLICE))
             gone += mine
             if old < SLICE:
                 return gone
@@ -190,14 +202,22 @@ class PostgresStore:
                 await connection.execute(
                     "INSERT INTO hubbub_channel (name) VALUES ($1) ON CONFLICT DO NOTHING", channel
                 )
-                (row,) = await connection.fetch(TOPS, [channel])
-                id, _, top, life, store = row
+                ((id, _, top, life, store),) = not_emptied(await connection.fetch(TOPS, [channel]), 4)
                 if epoch_of(store, life) == epoch:
                     life += 1
                     await connection.execute("UPDATE hubbub_channel SET life = $1 WHERE id = $2", life, id)
                 return Position(epoch_of(store, life), top)
 
-        return await self._ask(work)
+        return await self._change(work)
+
+    async def _change(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+        """Do what writes, and may be done again."""
+
+        async def held_back(connection: Any) -> T:
+            await self._database.hold_back(connection)
+            return await work(connection)
+
+        return await self._ask(held_back)
 
     # --- reading
 
@@ -207,7 +227,7 @@ class PostgresStore:
             SELECT meta.epoch, name, life, top FROM hubbub_meta meta
             LEFT JOIN hubbub_channel ON name = ANY($1::text[])
         """
-        rows = await self._ask(lambda connection: connection.fetch(query, list(channels)))
+        rows = await self._rows(query, list(channels))
         found = {name: Position(epoch_of(epoch, life), top) for epoch, name, life, top in rows if name is not None}
         return {channel: found.get(channel) or Position(rows[0][0], 0) for channel in channels}
 
@@ -216,10 +236,18 @@ class PostgresStore:
     ) -> Page:
         """A page and the head, of the same instant: one statement sees one snapshot."""
         bounds = (channel, (after or _END) if reverse else after, max(limit, 0), max_bytes)
-        rows = await self._ask(lambda connection: connection.fetch(_BACK if reverse else _FORWARD, *bounds))
+        rows = await self._rows(_BACK if reverse else _FORWARD, *bounds)
         epoch, life, top = rows[0][:3]
         publications = [_publication(row[3:11]) for row in rows if row[3] is not None]
         return Page(publications, Position(epoch_of(epoch, life or 0), top or 0))
+
+    async def _rows(self, query: str, *arguments: Any) -> Sequence[Any]:
+        """At least one; each begins with the store's epoch."""
+
+        async def work(connection: Any) -> Sequence[Any]:
+            return not_emptied(await connection.fetch(query, *arguments), 0)
+
+        return await self._ask(work)
 
     async def _ask(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
         if self._readers is None:

@@ -24,7 +24,7 @@ import asyncpg
 from hubbub.clock import Clock
 from hubbub.errors import BackendError, ConfigurationError
 from hubbub.sparing import SparingLog
-from hubbub.stores.postgresql_schema import lacking, look_back, migrate
+from hubbub.stores.postgresql_schema import Emptied, lacking, look_back, migrate
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,15 @@ AWAY = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.IdleInTransactionSessionTimeoutError,  # we stood still, and nothing of that transaction is there
 )
+
+#: Milliseconds that a statement waits for a lock: only where whoever has sent it gave it up long ago.
+LOCK_TIMEOUT = 6000
+
+#: Milliseconds after which a statement that is under way notices that nobody waits for it any more.
+NOTICE = 2000
 
 #: Everything that a database and the way to it can answer.
 FAILED = (*AWAY, asyncpg.PostgresError)
@@ -58,9 +66,24 @@ def session(*, is_relaxed: bool) -> dict[str, str]:
         "application_name": "hubbub",
         # A process that stands still in a transaction would hold its channels' rows for all others.
         "idle_in_transaction_session_timeout": "10000",
+        # Without it whoever waits for a lock does not end with its client, and each attempt leaves a connection behind.
+        "lock_timeout": str(LOCK_TIMEOUT),
+        # Offsets are read with a lock on their row: what it says once the lock is there, not as it was before.
+        "default_transaction_isolation": "read committed",
         # Compiling the query of a page takes up to half a second, and running it two milliseconds.
         "jit": "off",
     }
+
+
+class StandbyAway(TimeoutError):
+    """A commit that was given up still waits for the synchronous standby, and so would the next one."""
+
+
+def is_answer(error: BaseException) -> bool:
+    """Whether the server has said that, and the connection can be asked something else."""
+    if isinstance(error, AWAY):
+        return isinstance(error, (StandbyAway, Emptied))
+    return isinstance(error, asyncpg.PostgresError)
 
 
 async def hang_up(connection: Any) -> None:
@@ -121,6 +144,7 @@ _FOR_GOOD: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], st
 )
 _FOR_NOW: tuple[tuple[type[BaseException], str], ...] = (
     (asyncpg.TooManyConnectionsError, "end what holds them, or a higher max_connections (or the limit of the role)"),
+    (asyncpg.LockNotAvailableError, "end what holds a lock on its tables hubbub_… (pg_locks says who)"),
     (asyncpg.CannotConnectNowError, "wait: it starts, recovers or stops; its log says which"),
     (
         asyncpg.ReadOnlySQLTransactionError,
@@ -192,6 +216,7 @@ class Database:
         self._clock = clock
         self._is_relaxed = is_relaxed
         self._since: float | None = None  # when it was first missed
+        self._left: set[int] = set()  # server processes of connections that were given up
         self._warnings = SparingLog(log)
 
     async def connect(self) -> Any:
@@ -266,6 +291,8 @@ class Database:
                 "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool"
             ):
                 raise asyncpg.ReadOnlySQLTransactionError("it is a standby or read-only, and takes no writes")
+            with suppress(asyncpg.InvalidParameterValueError):  # a server on Windows cannot
+                await connection.execute(f"SET client_connection_check_interval = {NOTICE}")
         except BaseException:
             connection.terminate()
             raise
@@ -277,6 +304,30 @@ class Database:
                 "%s: this database was restored, promoted or lost its last moments: durable channels have a new epoch"
             )
             log.error(text, self.name)
+
+    # --- connections that are given up
+
+    def give_up(self, connection: Any) -> None:
+        """Cut one that perhaps still waits for an answer. What it does there may go on for a while."""
+        if not connection.is_closed():
+            self._left.add(connection.get_server_pid())
+        connection.terminate()
+
+    async def hold_back(self, connection: Any) -> None:
+        """To be asked before each transaction that writes.
+
+        Raises StandbyAway while a commit that was given up still waits for the synchronous standby. Nothing ends that
+        wait early but the standby (what is cancelled there is committed here alone), so what came next would be left
+        behind as well, with a connection each, until the database has no more of them.
+        """
+        if self._left:
+            asked = list(self._left)  # meanwhile there may be more
+            query = "SELECT pid FROM pg_stat_activity WHERE pid = ANY($1::int[]) AND wait_event = 'SyncRep'"
+            waiting = {pid for (pid,) in await connection.fetch(query, asked)}
+            self._left -= {pid for pid in asked if pid not in waiting}
+        if self._left:
+            fix = "bring it back, or change synchronous_standby_names"
+            raise StandbyAway(f"commits wait for the synchronous standby: {fix}")
 
     # --- outages
 

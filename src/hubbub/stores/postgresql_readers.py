@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from hubbub.clock import Clock
 from hubbub.errors import BackendError
 from hubbub.stores.base import Away
-from hubbub.stores.postgresql_connecting import AWAY, DEADLINE, FAILED, PAUSE, Database, hang_up
+from hubbub.stores.postgresql_connecting import AWAY, DEADLINE, FAILED, PAUSE, Database, hang_up, is_answer
 
 T = TypeVar("T")
 
@@ -30,19 +30,34 @@ class Readers:
         self._turns = asyncio.Semaphore(count)
         self._idle: list[Any] = []
         self._busy: set[asyncio.Task[Any]] = set()
+        self._asking: set[asyncio.Task[Any]] = set()  # those of them whose turn it is
         self._is_over = False
 
     async def ask(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
         """What `work` returns on one of the connections. Raises Away, after DEADLINE seconds at most, BackendError.
 
-        In a task of its own: asyncpg needs one, and commands of clients have none.
+        In a task of its own: asyncpg needs one, and commands of clients have none. It goes on when its caller leaves:
+        the server would, too, and its connection would not be one of `count` any more.
         """
         if self._is_over:
             raise BackendError("the store is not running")
         task = asyncio.get_running_loop().create_task(self._persist(work), name="ask the store")
         self._busy.add(task)
-        task.add_done_callback(self._busy.discard)
-        return await task
+        task.add_done_callback(self._done)
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            if task not in self._asking:
+                task.cancel()  # it has asked nothing yet
+            raise
+        if task.cancelled():
+            raise BackendError("the store is not running")
+        return task.result()
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._busy.discard(task)
+        if not task.cancelled():
+            task.exception()  # perhaps nobody waits for it any more
 
     async def close(self) -> None:
         """Disconnect. What is under way has a moment to end. Idempotent."""
@@ -74,14 +89,27 @@ class Readers:
             await asyncio.sleep(PAUSE)
 
     async def _once(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
-        connection = await self._connected()
+        task = asyncio.current_task()
+        assert task is not None, "see `ask`"
+        self._asking.add(task)
         try:
-            found = await work(connection)
-        except BaseException:  # perhaps it still waits for an answer, which would be taken for that of the next one
-            connection.terminate()
-            raise
-        self._idle.append(connection)
-        return found
+            connection = await self._connected()
+            try:
+                found = await work(connection)
+            except BaseException as error:
+                self._put_back(connection, error)
+                raise
+            self._idle.append(connection)
+            return found
+        finally:
+            self._asking.discard(task)
+
+    def _put_back(self, connection: Any, error: BaseException) -> None:
+        """After an answer that is an error. Where there was none, it would be taken for that of the next one."""
+        if is_answer(error) and not connection.is_closed() and not connection.is_in_transaction():
+            self._idle.append(connection)
+        else:
+            self._database.give_up(connection)
 
     async def _connected(self) -> Any:
         while self._idle:

@@ -16,6 +16,7 @@ recovers from a crash, and keeps when it was stopped.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hubbub.errors import ConfigurationError
@@ -112,6 +113,7 @@ _FUNCTIONS = ("pg_control_system()", "pg_control_checkpoint()", "pg_control_reco
 async def migrate(connection: Any) -> None:
     """Bring the schema up to date. Raises ConfigurationError for a newer one, and what asyncpg raises."""
     async with connection.transaction():
+        await connection.execute("SET LOCAL lock_timeout = 0")  # another server may take its time
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
         if await connection.fetchval("SELECT to_regclass('hubbub_meta')") is None:
             await connection.execute(_META)
@@ -139,7 +141,7 @@ async def look_back(connection: Any, *, is_relaxed: bool = False) -> bool:
     async with connection.transaction():
         await connection.execute("SET LOCAL synchronous_commit = on")
         # Both at the same instant: between two looks somebody may make a mark.
-        database, known = await connection.fetchrow(_LOOK)
+        ((database, known),) = not_emptied(await connection.fetch(_LOOK), 1)
         has_changed = False
         if known != database:
             change = "UPDATE hubbub_meta SET epoch = $1, database = $2 WHERE database = $3"
@@ -148,6 +150,17 @@ async def look_back(connection: Any, *, is_relaxed: bool = False) -> bool:
         if is_relaxed and not await connection.fetchval("SELECT EXISTS (SELECT FROM hubbub_mark)"):
             await _mark(connection)
     return has_changed
+
+
+class Emptied(OSError):
+    """The database is there, and the store in it is not: perhaps a backup is being put back."""
+
+
+def not_emptied(rows: Sequence[Any], place: int) -> Sequence[Any]:
+    """Rows with something of `hubbub_meta` at that place. Raises Emptied where that table has none."""
+    if not rows or rows[0][place] is None:
+        raise Emptied("hubbub_meta is empty: wait until the backup is back, or start hubbub anew")
+    return rows
 
 
 async def _mark(connection: Any) -> None:

@@ -23,8 +23,9 @@ from hubbub.model import Position
 from hubbub.stores.base import IN_DOUBT, Draft, Unwritable, Written, epoch_of
 from hubbub.stores.columns import columns
 from hubbub.stores.outbox import Judge, Moved, judged
-from hubbub.stores.postgresql_connecting import AWAY, DEADLINE, FAILED, PAUSE, Database, hang_up
+from hubbub.stores.postgresql_connecting import AWAY, DEADLINE, FAILED, PAUSE, Database, StandbyAway, hang_up
 from hubbub.stores.postgresql_outbox import settle, waiting
+from hubbub.stores.postgresql_schema import not_emptied
 from hubbub.stores.writer import places
 
 #: Channels that a writer knows to be there.
@@ -92,6 +93,7 @@ class Table:
             try:
                 async with asyncio.timeout(max(end - self._clock.now(), PAUSE)):
                     connection = await self._connected()
+                    await self._database.hold_back(connection)
                     if in_doubt is not None and await self._took_place(connection, in_doubt):
                         attempt = in_doubt
                     else:
@@ -102,7 +104,8 @@ class Table:
             except Unwritable:
                 raise
             except (*FAILED, ValueError) as error:
-                self._drop()
+                if not isinstance(error, StandbyAway):
+                    self._drop()
                 if isinstance(error, AWAY):
                     self._database.missed(error)
                 if attempt.is_sent:
@@ -129,7 +132,7 @@ class Table:
 
     def _drop(self) -> None:
         if self._connection is not None:
-            self._connection.terminate()
+            self._database.give_up(self._connection)
             self._connection = None
 
     async def _took_place(self, connection: Any, attempt: _Attempt) -> bool:
@@ -198,7 +201,7 @@ class Table:
             self._known.update(new)
 
     async def _tops(self, connection: Any, names: Sequence[str]) -> tuple[dict[str, int], dict[str, Position]]:
-        rows = await connection.fetch(TOPS, names)
+        rows = not_emptied(await connection.fetch(TOPS, names), 4)
         ids = {name: id for id, name, _, _, _ in rows}
         return ids, {name: Position(epoch_of(epoch, life), top) for _, name, top, life, epoch in rows}
 

@@ -11,6 +11,7 @@ statement, as wrappers do it, costs more than the statement.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import queue
 import sqlite3
@@ -78,18 +79,20 @@ class SqliteStore:
         self._reading: ThreadPoolExecutor
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()  # of the readers
         self._connection: sqlite3.Connection
+        self._is_open = False  # the writing thread's
+        self._ending: asyncio.Future[None] | None = None  # of the last start, which somebody may have given up
         self._known: dict[str, _Row] = {}  # the writing thread's
         self._commits = 0
 
     async def start(self, events: StoreEvents) -> None:
-        """Open the file."""
+        """Open the file. Who gives that up has it closed again, as soon as it is open."""
+        await self._ended()
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="store-write")
         self._reading = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
         try:
-            await self._in(self._writing, self._open)
+            await _answer(self._writing.submit(self._open))
         except BaseException:
-            self._writing.shutdown()
-            self._reading.shutdown()
+            self._ending = asyncio.wrap_future(self._leave())
             raise
         self._writer = Writer(self, on_committed=events.on_committed, clock=self._clock)
 
@@ -111,21 +114,47 @@ class SqliteStore:
             raise
         for reader in readers:
             self._idle.put(reader)
+        self._is_open = True
 
     async def stop(self) -> None:
-        """Write what waits, and close the file."""
-        writer, self._writer = self._writer, None
-        if writer is None:
-            return
-        await writer.stop()
-        await asyncio.to_thread(self._reading.shutdown)  # first: whoever still reads needs a connection
-        self._close_readers()
-        await self._in(self._writing, lambda: self._file.close(self._connection))
-        self._writing.shutdown()
+        """Write what waits, and close the file: also where nobody waits for the end of it."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            self._ending = asyncio.get_running_loop().create_task(self._end(writer), name="close the store")
+        await self._ended()
 
-    def _close_readers(self) -> None:
-        for _ in range(READERS):
-            self._idle.get().close()
+    async def _ended(self) -> None:
+        """Return once the last one is closed."""
+        ending = self._ending
+        if ending is None:
+            return
+        if not ending.done():
+            await asyncio.wait([ending])
+        if self._ending is ending:
+            self._ending = None
+        if not ending.cancelled():
+            ending.result()
+
+    async def _end(self, writer: Writer) -> None:
+        try:
+            await writer.stop()
+        finally:
+            closing = self._leave()
+        await _answer(closing)
+
+    def _leave(self) -> concurrent.futures.Future[None]:
+        """Close everything, behind whatever is under way in the writing thread."""
+        closing = self._writing.submit(self._close)
+        self._writing.shutdown(wait=False)
+        return closing
+
+    def _close(self) -> None:
+        self._reading.shutdown()  # first: whoever still reads needs a connection
+        if self._is_open:
+            self._is_open = False
+            for _ in range(READERS):
+                self._idle.get().close()
+            self._file.close(self._connection)
 
     async def _in(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, work)
@@ -141,10 +170,14 @@ class SqliteStore:
     async def commit(self, drafts: Sequence[Draft], patience: float) -> Sequence[Written]:
         """All of them in one transaction. What a Table does: another program's lock is waited for."""
         at = int(self._clock.time() * 1_000_000)
-        return await self._change(lambda: self._write(drafts, at), min(patience, self._busy))
+        work = partial(self._transaction, lambda: self._write(drafts, at), min(patience, self._busy))
+        return await self._in(self._writing, work)
 
-    async def _change(self, work: Callable[[], T], busy: float | None = None) -> T:
-        return await self._in(self._writing, lambda: self._transaction(work, self._busy if busy is None else busy))
+    async def _change(self, work: Callable[[], T]) -> T:
+        """Something besides what is published. Raises BackendError."""
+        if self._writer is None:
+            raise BackendError("the store is not running")
+        return await self._in(self._writing, lambda: self._transaction(work, self._busy))
 
     def _transaction(self, work: Callable[[], T], busy: float) -> T:
         """Do it and commit, or leave nothing of it. In the writing thread."""
@@ -333,6 +366,11 @@ class SqliteStore:
     def counts(self) -> dict[str, int]:
         """What was written, what waits, and the size of the file."""
         return self._writer.counts() | {"store_bytes": self._file.size} if self._writer is not None else {}
+
+
+async def _answer(future: concurrent.futures.Future[T]) -> T:
+    """Wait for it. Who is cancelled does not cancel it."""
+    return await asyncio.shield(asyncio.wrap_future(future))
 
 
 def _row_of(connection: sqlite3.Connection, channel: str) -> _Row | None:

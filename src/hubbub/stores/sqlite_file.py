@@ -93,6 +93,11 @@ def noted(content: bytes) -> Note | None:
         return None
 
 
+def beside(path: Path, suffix: str) -> Path:
+    """What lies beside the file, such as "-owner": of all names that links give it, there is one."""
+    return Path(f"{path.resolve()}{suffix}")
+
+
 def boot() -> str:
     """This boot of this machine; where nobody can say, each question has another answer."""
     try:
@@ -144,7 +149,7 @@ class StoreFile:
     def size(self) -> int:
         """Bytes of it on the disk, with its write-ahead log."""
         size = 0
-        for path in (self.path, Path(f"{self.path}-wal")):
+        for path in (self.path, beside(self.path, "-wal")):
             with contextlib.suppress(OSError):
                 size += path.stat().st_size
         return size
@@ -182,7 +187,7 @@ class StoreFile:
     # --- one owner
 
     def _own(self) -> None:
-        self._owner = os.open(f"{self.path}-owner", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._owner = os.open(beside(self.path, "-owner"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
