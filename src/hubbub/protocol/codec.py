@@ -77,6 +77,7 @@ class Codec(Protocol):
         """What `publication_push` needs of a channel, to be kept with it."""
         ...
 
+
 def info_message(info: ClientInfo) -> ClientInfoMessage:
     """A client's public identity for the wire."""
     return ClientInfoMessage(info.user, info.client, _payload(info.conn_info), _payload(info.chan_info))
