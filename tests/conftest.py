@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 from tests.backends import backend, own_backend, redis_server, redis_url, valkey_server
 
@@ -29,3 +30,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HUBBUB_HYPOTHESIS", "ci"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Storms first: they take longest, mostly waiting, and nothing is to wait for them at the end."""
+    items.sort(key=lambda item: "storms" not in item.path.parts)
