@@ -3,7 +3,7 @@
     python3 dev.py storms                                   each fault once, on Redis and on Valkey (as in CI)
     python3 dev.py storms --faults everything_flushed       this one
     python3 dev.py storms --clients 1000 --minutes 30       faults at random, one after the other, for so long
-    python3 dev.py storms --durable --minutes 60 --rate 150 durable channels above all: 200 faults, 100,000 publications
+    python3 dev.py storms --durable --minutes 35 --rate 150 durable channels above all: 200 faults, 100,000 publications
     python3 dev.py storms --save FILE                       with a table of what came of each fault, in Markdown
     python3 dev.py storms --json                            a line of JSON for each round on stdout
 
