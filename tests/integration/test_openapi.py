@@ -67,6 +67,7 @@ def schema(served: Served, session: requests.Session) -> Any:
     return loaded
 
 
+@pytest.mark.timeout(180)  # making up requests is slow, and machines are loaded
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
 def test_every_answer_is_as_described(
