@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from playwright.async_api import Page, async_playwright, expect
 from tests.compat.stage import CHROMIUM_FLAGS, missing
@@ -98,6 +98,21 @@ async def tabs(*, may_be_refused: bool = False) -> AsyncIterator[Open]:
     if may_be_refused:
         complaints = [each for each in complaints if "ERR_CONNECTION_REFUSED" not in each]
     assert complaints == []
+
+
+class Pair(NamedTuple):
+    """Two servers, with a person's tab at each."""
+
+    one: Demo
+    two: Demo
+    wren: Page
+    otter: Page
+    open_tab: Open
+
+    @property
+    def pages(self) -> tuple[Page, Page]:
+        """Both tabs."""
+        return self.wren, self.otter
 
 
 async def connected(page: Page) -> None:

@@ -6,12 +6,12 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from playwright.async_api import Locator, Page, expect
 from tests.backends import RedisServer
-from tests.integration.demo_support import PATIENCE, Demo, Open, offsets, say, tabs
+from tests.integration.demo_support import PATIENCE, Demo, Pair, offsets, say, tabs
 
 pytestmark = pytest.mark.timeout(
     240
@@ -21,21 +21,6 @@ LAWS = (Path(__file__).with_name("test_demo_laws.js")).read_text()
 
 #: Milliseconds. A publish has five seconds, and a server that was away is looked for at least every five.
 LONG = 3 * PATIENCE
-
-
-class Pair(NamedTuple):
-    """Two servers, with a person's tab at each."""
-
-    one: Demo
-    two: Demo
-    wren: Page
-    otter: Page
-    open_tab: Open
-
-    @property
-    def pages(self) -> tuple[Page, Page]:
-        """Both tabs."""
-        return self.wren, self.otter
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from playwright.async_api import Locator, Page, expect
 from tests.backends import RedisServer
 from tests.databases import PostgresServer
-from tests.integration.demo_support import PATIENCE, Demo, Open, offsets, say, tabs
+from tests.integration.demo_support import PATIENCE, Demo, Pair, offsets, say, tabs
 
 pytestmark = pytest.mark.timeout(400)  # five servers and up to four pages, and what is away is waited for
 
@@ -22,21 +21,6 @@ COUNT = 30
 
 #: Milliseconds. A server waits five seconds for what is away, and the page asks again two seconds later.
 LONG = 3 * PATIENCE
-
-
-class Pair(NamedTuple):
-    """Two servers on one Redis and one PostgreSQL, with a person's tab at each."""
-
-    one: Demo
-    two: Demo
-    wren: Page
-    otter: Page
-    open_tab: Open
-
-    @property
-    def pages(self) -> tuple[Page, Page]:
-        """Both tabs."""
-        return self.wren, self.otter
 
 
 @pytest.fixture
