@@ -31,7 +31,7 @@ from hubbub.model import Publication
 
 log = logging.getLogger(__name__)
 
-#: Bytes of one batch, beyond which it is closed at once: centrifuge-python refuses frames over 1 MiB.
+#: Bytes of one batch, beyond which it is closed at once: far below what a slow reader may leave unsent.
 MAX_BATCH = 64 << 10
 
 #: Seconds that a flush writes before it lets others run.
