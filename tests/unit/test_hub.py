@@ -14,6 +14,15 @@ from hubbub.core.ring import Ring, RingPool
 from hubbub.model import ClientInfo, Position, Publication
 
 
+class Offset(int):
+    """A message: the offset of a publication, as long as that is."""
+
+    size = 0
+
+    def __len__(self) -> int:
+        return self.size
+
+
 class Numbers:
     """The variant of these tests: offsets in tuples. Counts what it encodes."""
 
@@ -25,10 +34,15 @@ class Numbers:
 
     def encode(self, prepared: str, publication: Publication, epoch: str) -> int:
         self.encoded += 1
-        return publication.offset
+        message = Offset(publication.offset)
+        message.size = len(publication.data)
+        return message
 
     def notice(self, channel: str, notice: Notice) -> str:
         return f"{notice.kind} {notice.info.client}"
+
+    def frame(self, message: Any) -> tuple[Any, ...]:
+        return (message,)
 
     def pack(self, messages: list[Any]) -> tuple[Any, ...]:
         return tuple(messages)

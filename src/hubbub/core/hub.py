@@ -48,7 +48,7 @@ LOST, GONE, ENTERING = -1, -2, -3
 
 
 class Variant(Protocol):
-    """One way of encoding for a group of subscribers; opaque to the hub but for these four."""
+    """One way of encoding for a group of subscribers; opaque to the hub but for these five, and its messages' `len`."""
 
     def prepare(self, channel: str) -> Any:
         """What `encode` needs of a channel."""
@@ -62,8 +62,12 @@ class Variant(Protocol):
         """A join or leave as a message; None if this variant has no such thing."""
         ...
 
+    def frame(self, message: Any, /) -> Any:
+        """One message as a buffer, ready to be written to every subscriber of this variant."""
+        ...
+
     def pack(self, messages: list[Any]) -> Any:
-        """Messages as one buffer, ready to be written to every subscriber of this variant."""
+        """Several as one."""
         ...
 
 
@@ -134,7 +138,7 @@ class Audience:
         self.prepared = variant.prepare(channel)
         self.live: dict[Subscriber, None] = {}
         self.batch: list[Any] = []
-        self.size = 0  # bytes of payload in the batch
+        self.size = 0  # bytes of the batch, before framing
         self.start = 0  # the offset that a subscriber without the batch stands at
 
 
@@ -190,8 +194,7 @@ class Hub:
         audience = channel.audiences.get(variant)
         if audience is None:
             audience = channel.audiences[variant] = Audience(variant, channel.name)
-        if audience.batch:
-            self._close(audience)
+        self._close_now(audience)
         audience.live[subscription.subscriber] = None
         subscription.behind = None
 
@@ -227,7 +230,8 @@ class Hub:
         """One publication to every live subscriber, at the end of this loop turn. Never waits, never raises."""
         reached = 0
         for audience in channel.audiences.values():
-            if not audience.live:
+            live, batch = audience.live, audience.batch
+            if not live:
                 continue
             try:
                 message = audience.variant.encode(audience.prepared, publication, epoch)
@@ -235,15 +239,18 @@ class Hub:
                 log.exception("a publication in channel %r cannot be encoded", channel.name)
                 self._give_up(audience)
                 continue
-            if not audience.batch:
+            size = len(message)
+            if batch:
+                size += audience.size
+            else:
                 if channel.feed is not None:
                     audience.start = publication.offset - 1 if publication.offset else channel.offset
-                audience.size = 0
                 self._dirty[audience] = None
-            reached += len(audience.live)
-            audience.batch.append(message)
-            audience.size += publication.payload_size
-            if audience.size > MAX_BATCH:
+            reached += len(live)
+            batch.append(message)
+            audience.size = size
+            if size > MAX_BATCH:
+                self._dirty.pop(audience, None)
                 self._close(audience)
         if not publication.offset:
             self.skipped += len(channel.subscriptions) - reached  # who is behind will not be given it later
@@ -253,8 +260,8 @@ class Hub:
     def hand_out(self, subscription: Subscription) -> None:
         """Put what is in the open batch into the outboxes now, not at the end of the turn."""
         audience = subscription.channel.audiences.get(subscription.subscriber.variant)
-        if audience is not None and audience.batch:
-            self._close(audience)
+        if audience is not None:
+            self._close_now(audience)
 
     def notify(self, channel: Channel, notice: Notice) -> None:
         """A join or leave to those who want them. One that undoes another of the same flush takes it along."""
@@ -301,27 +308,36 @@ class Hub:
         self._writing, self._touched = self._touched, self._writing
         self._write()
 
+    def _close_now(self, audience: Audience) -> None:
+        """Before the end of the turn, if there is anything in it."""
+        if audience.batch:
+            del self._dirty[audience]
+            self._close(audience)
+
     def _close(self, audience: Audience) -> None:
-        """Join the open batch once and give the buffer to everybody live."""
-        self._dirty.pop(audience, None)
-        messages, audience.batch = audience.batch, []
-        if not messages or not audience.live:
+        """Join the open batch once and give the buffer to everybody live. It is not dirty any more."""
+        live, batch = audience.live, audience.batch
+        count = len(batch)
+        if not count or not live:
+            batch.clear()
             return
         try:
-            buffer = audience.variant.pack(messages)
+            if count == 1:
+                buffer = audience.variant.frame(batch.pop())
+            else:
+                audience.batch = []
+                buffer = audience.variant.pack(batch)
         except Exception:
             log.exception("a batch cannot be packed")
             self._give_up(audience)
             return
-        self.delivered += len(messages) * len(audience.live)
+        self.delivered += count * len(live)
         touch = self._touched.append
-        for subscriber in audience.live:
+        for subscriber in live:
             outbox = subscriber.outbox
             if not outbox:
                 touch(subscriber)
             outbox.append(buffer)
-        if not self._is_scheduled:
-            self._wake()
 
     def _give_up(self, audience: Audience) -> None:
         """A publication cannot be delivered here: nobody gets what comes behind it, as if there was no hole."""

@@ -31,6 +31,10 @@ class Objects:
     def notice(self, channel: str, notice: Notice) -> None:
         """Not asked for."""
 
+    def frame(self, message: Heard, /) -> list[Heard]:
+        """As it is."""
+        return [message]
+
     def pack(self, messages: list[Any]) -> list[Heard]:
         """As they are."""
         return messages

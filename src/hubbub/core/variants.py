@@ -1,7 +1,7 @@
 """The variants that client connections use: one codec in one framing.
 
 Answers for: encoding publications and notices for the hub, once per variant in use. Refuses to know: who gets them.
-Deltas and filters will be variants too: the hub asks for nothing but these four methods.
+Deltas and filters will be variants too: the hub asks for nothing but these five methods.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ClientVariant:
         what stands second in the first comes behind what stands first in the second (docs/design/delivery.md).
         """
         frame = self.frame
-        return frame(messages[0]) if len(messages) == 1 else self._join([frame(message) for message in messages])
+        return self._join([frame(message) for message in messages])
 
 
 class Variants:

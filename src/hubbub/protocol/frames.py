@@ -11,14 +11,19 @@ from collections.abc import Callable
 TEXT, BINARY = 0x81, 0x82  # FIN and the opcode
 
 
+#: Payloads of fewer bytes, which most are, find the head of their frame made.
+KNOWN_HEADS = 1024
+
+
 def _framer(first_byte: int) -> Callable[[bytes], bytes]:
-    short = [bytes((first_byte, length)) for length in range(126)]
+    heads = [bytes((first_byte, length)) for length in range(126)]
+    heads += [bytes((first_byte, 126, length >> 8, length & 0xFF)) for length in range(126, KNOWN_HEADS)]
 
     def frame(payload: bytes) -> bytes:
         """`payload` in one frame."""
         length = len(payload)
-        if length < 126:
-            return short[length] + payload
+        if length < KNOWN_HEADS:
+            return heads[length] + payload
         if length < 65536:
             return bytes((first_byte, 126, length >> 8, length & 0xFF)) + payload
         return bytes((first_byte, 127)) + length.to_bytes(8, "big") + payload
