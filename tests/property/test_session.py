@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,13 +21,18 @@ TIMING = Timing(ping=25, pong=8, stale=10)
 KINDS = (*REQUEST_FIELDS, "ping")
 
 
+def at(seconds: float) -> Callable[[], float]:
+    """A clock that stands."""
+    return lambda: seconds
+
+
 def session(*, binary: bool = False) -> Session:
     return Session(PROTOBUF if binary else JSON, TIMING, now=0)
 
 
 def connected(*, binary: bool = False) -> Session:
     new = session(binary=binary)
-    new.receive(encode_command(1, "connect", {}, binary=binary), 0)
+    new.receive(encode_command(1, "connect", {}, binary=binary), at(0))
     new.accepted(0, 0)
     return new
 
@@ -36,7 +42,7 @@ def test_any_bytes_are_requests_or_a_protocol_error(binary: bool, is_connected: 
     one = connected(binary=binary) if is_connected else session(binary=binary)
     for message in messages:
         try:
-            requests = one.receive(message, 1)
+            requests = one.receive(message, at(1))
         except ProtocolError:
             return
         assert all(isinstance(request, Request) for request in requests)
@@ -57,7 +63,7 @@ def test_any_json_is_requests_or_a_protocol_error(is_connected: bool, objects: l
     one = connected() if is_connected else session()
     message = "\n".join(json.dumps(item) for item in objects).encode()
     try:
-        one.receive(message, 1)
+        one.receive(message, at(1))
     except ProtocolError:
         pass
 
@@ -67,10 +73,10 @@ def test_splitting_into_messages_changes_nothing(binary: bool, kinds: list[str],
     parts = [encode_command(number + 2, kind, {}, binary=binary) for number, kind in enumerate(kinds)]
     cut = data.draw(st.integers(0, len(parts)))
     joint = b"" if binary else b"\n"
-    whole = connected(binary=binary).receive(joint.join(parts), 1)
+    whole = connected(binary=binary).receive(joint.join(parts), at(1))
     split = connected(binary=binary)
     pieces = [piece for piece in (parts[:cut], parts[cut:]) if piece]
-    assert [request for piece in pieces for request in split.receive(joint.join(piece), 1)] == whole
+    assert [request for piece in pieces for request in split.receive(joint.join(piece), at(1))] == whole
 
 
 def expected(state: State, kind: str, id: int) -> bool:
@@ -89,17 +95,17 @@ def expected(state: State, kind: str, id: int) -> bool:
 def test_every_command_in_every_state(state: State, kind: str, id: int, binary: bool) -> None:
     one = session(binary=binary)
     if state is not State.NEW:
-        one.receive(encode_command(1, "connect", {}, binary=binary), 0)
+        one.receive(encode_command(1, "connect", {}, binary=binary), at(0))
     if state is State.CONNECTED:
         one.accepted(0, 0)
     if state is State.REFUSED:
         one.refused()
     message = encode_command(id, kind, {}, binary=binary)
     if expected(state, kind, id):
-        assert [(request.id, request.kind) for request in one.receive(message, 1)] == [(id, kind)]
+        assert [(request.id, request.kind) for request in one.receive(message, at(1))] == [(id, kind)]
     else:
         with pytest.raises(ProtocolError):
-            one.receive(message, 1)
+            one.receive(message, at(1))
 
 
 class Deadlines(RuleBasedStateMachine):
@@ -151,10 +157,10 @@ class Deadlines(RuleBasedStateMachine):
     @precondition(lambda self: self.pinged_at is not None)
     @rule()
     def pong(self) -> None:
-        assert self.session.receive(b"{}", self.now) == []
+        assert self.session.receive(b"{}", at(self.now)) == []
         self.pinged_at = None
         with pytest.raises(ProtocolError):
-            self.session.receive(b"{}", self.now)
+            self.session.receive(b"{}", at(self.now))
 
 
 TestDeadlines = Deadlines.TestCase
@@ -164,7 +170,7 @@ TestDeadlines = Deadlines.TestCase
 def test_who_does_not_connect_in_time_is_stale(late: float, is_refused: bool) -> None:
     one = session()
     if is_refused:
-        one.receive(encode_command(1, "connect", {}, binary=False), 0)
+        one.receive(encode_command(1, "connect", {}, binary=False), at(0))
         one.refused()
     assert one.due(late, unsent=False) is None
     with pytest.raises(Disconnect) as raised:

@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from types import CoroutineType
 from typing import Any, Protocol, TypeVar
 
-from hubbub.core import commands, eager
-from hubbub.core.commands import PUBLISHED
+from hubbub.core import eager
+from hubbub.core.commands import COMMANDS, PUBLISHED
 from hubbub.core.hub import LOST, Subscription
 from hubbub.core.lanes import LIMIT, Lanes
 from hubbub.core.limiter import CommandLimit, PublishLimits, Verdict
@@ -176,7 +176,7 @@ class Connection:
         if self.is_closed:
             return
         try:
-            requests = self.session.receive(message, self._node.now())
+            requests = self.session.receive(message, self._node.now)
         except ProtocolError as error:
             self.close(DisconnectCode.BAD_REQUEST, detail=str(error))
             return
@@ -217,7 +217,7 @@ class Connection:
 
     def _runs_on(self, request: Request) -> bool:
         """Start a command. True if it goes on as a task; most end here. Nothing runs once the connection is closed."""
-        id, kind, body = request
+        id, kind = request.id, request.kind
         if self.is_closed or (self.session.state is not CONNECTED and kind != "connect"):
             # Nothing runs behind a connect that was refused, though it came in the same message. It is not even a
             # reason to close: SDKs send connect and subscribe at once, and have to see the error (109: another token).
@@ -225,7 +225,7 @@ class Connection:
         if self._limit is not None and not self._is_in_time(request, self._limit):
             return False
         try:
-            result: Any = commands.COMMANDS[kind](self._node, self, id, body)
+            result: Any = COMMANDS[kind](self._node, self, id, request.body)
             if result is not PUBLISHED:  # which it nearly always is
                 if isinstance(result, CoroutineType):
                     result, rest = eager.begin(result)
@@ -238,8 +238,12 @@ class Connection:
         except Exception as error:
             self._failed(request, error)
             return False
-        if result is not None:
-            self.raw(self.variant.codec.reply(id, result))
+        if result is not None and not self.is_closed:
+            variant = self.variant
+            message = variant.codec.reply(id, result)
+            self._node.hub.enqueue(self, variant.frame(message))
+            if len(message) > LARGE_ANSWER:
+                self.flush()
         return False
 
     def _is_in_time(self, request: Request, limit: CommandLimit) -> bool:
