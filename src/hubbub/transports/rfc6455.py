@@ -58,7 +58,7 @@ class Door(Protocol):
     max_message: int
     write_budget: int
     close_timeout: float
-    inbox: list[tuple[Socket, bytes, bool]]
+    inbox: list[tuple[Socket, bytes]]
 
     def enter(self, socket: Socket) -> None:
         """A connection has begun."""
@@ -79,7 +79,6 @@ class Socket(WSListener):
     __slots__ = (
         "_deadline",
         "_door",
-        "_endpoint",
         "_fragments",
         "_is_closing",
         "_raw",
@@ -87,6 +86,7 @@ class Socket(WSListener):
         "_write",
         "_written",
         "codec",
+        "endpoint",
         "head",
         "is_binary",
     )
@@ -102,7 +102,7 @@ class Socket(WSListener):
         self._write = tcp.write
         self._written = 0
         self._raw: WSTransport
-        self._endpoint: Endpoint | None = None
+        self.endpoint: Endpoint | None = None
         self._fragments: Fragments | None = None
         self._is_closing = False
         self._deadline: asyncio.TimerHandle | None = None
@@ -165,8 +165,8 @@ class Socket(WSListener):
         transport.request.headers.clear()
         transport.response.headers.clear()
         self._door.enter(self)
-        self._endpoint = opened(lambda: self._door.open(self, self.codec))
-        if self._endpoint is None:
+        self.endpoint = opened(lambda: self._door.open(self, self.codec))
+        if self.endpoint is None:
             self.close(*INTERNAL_ERROR)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
@@ -185,14 +185,18 @@ class Socket(WSListener):
             self._other(kind, frame)
             return
         message = frame.get_payload_as_bytes()
+        if (kind is _BINARY) is not self.is_binary:
+            self._door.deliver()  # what came before is of the other kind
+            self.is_binary = not self.is_binary
         if kind is _TEXT and not message.isascii() and not is_utf8(message):
             self._fail(WSCloseCode.INVALID_TEXT, "text that is not UTF-8")
             return
         inbox = self._door.inbox
-        inbox.append((self, message, kind is _BINARY))
-        if len(inbox) == 1:
+        inbox.append((self, message))
+        waiting = len(inbox)
+        if waiting == 1:
             self._door.wake()
-        elif len(inbox) >= INBOX_LIMIT:
+        elif waiting >= INBOX_LIMIT:
             self._door.deliver()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
@@ -207,28 +211,21 @@ class Socket(WSListener):
 
     def pause_writing(self) -> None:
         """The event loop's buffer is over the budget."""
-        if self._endpoint is not None and not self._is_closing:
-            self._endpoint.paused()
+        if self.endpoint is not None and not self._is_closing:
+            self.endpoint.paused()
 
     def resume_writing(self) -> None:
         """It is below a quarter of it."""
-        if self._endpoint is not None and not self._is_closing:
-            self._endpoint.resumed()
+        if self.endpoint is not None and not self._is_closing:
+            self.endpoint.resumed()
 
     # RFC 6455 where picows leaves it to us --------------------------------------------------------------------------
 
-    def hand_over(self, message: bytes, *, is_binary: bool) -> None:
-        """One whole message to the endpoint; what that raises is our bug, and ends this connection alone."""
-        endpoint = self._endpoint
-        if endpoint is None:
-            return
-        self.is_binary = is_binary
-        try:
-            endpoint.receive(message)
-        except Exception:
-            log.exception("a message could not be handled")
-            self.close(*INTERNAL_ERROR)
-            self._gone()
+    def failed(self) -> None:
+        """A message could not be handled. That is our bug, and ends this connection alone."""
+        log.exception("a message could not be handled")
+        self.close(*INTERNAL_ERROR)
+        self._gone()
 
     def _other(self, kind: WSMsgType, frame: WSFrame) -> None:
         if self._is_closing:
@@ -258,7 +255,9 @@ class Socket(WSListener):
             self._fragments = None
             message = fragments.joined()
             if fragments.is_binary or is_utf8(message):
-                self.hand_over(message, is_binary=fragments.is_binary)
+                self.is_binary = fragments.is_binary
+                self._door.inbox.append((self, message))
+                self._door.deliver()
             else:
                 self._fail(WSCloseCode.INVALID_TEXT, "text that is not UTF-8")
 
@@ -301,6 +300,6 @@ class Socket(WSListener):
             self._deadline = loop.call_later(self._door.close_timeout, self._tcp.abort)
 
     def _gone(self) -> None:
-        if self._endpoint is not None:
-            endpoint, self._endpoint = self._endpoint, None
+        if self.endpoint is not None:
+            endpoint, self.endpoint = self.endpoint, None
             endpoint.closed()

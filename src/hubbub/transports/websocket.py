@@ -51,7 +51,7 @@ class WebSocketDoor:
         self.write_budget = write_budget
         self.close_timeout = close_timeout
         self.framing = Frames()
-        self.inbox: list[tuple[Socket, bytes, bool]] = []
+        self.inbox: list[tuple[Socket, bytes]] = []
         self.codecs = Codecs()
         self.sockets: dict[Socket, None] = {}
         self.is_empty = asyncio.Event()
@@ -80,8 +80,13 @@ class WebSocketDoor:
         processor's cache (docs/design/doors.md).
         """
         inbox, self.inbox = self.inbox, []
-        for socket, message, is_binary in inbox:
-            socket.hand_over(message, is_binary=is_binary)
+        for socket, message in inbox:
+            endpoint = socket.endpoint
+            if endpoint is not None:
+                try:
+                    endpoint.receive(message)
+                except Exception:
+                    socket.failed()
 
     def upgrade(self, config: Any, server_state: Any, app_state: dict[str, Any]) -> asyncio.Protocol:
         """What uvicorn calls for each upgrade request."""
