@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hubbub.core.feed import NOTHING, Broken, Feed, Step
+import pytest
+
+from hubbub.core.feed import NOTHING, Broken, Feed, Question, Step
 from hubbub.core.ring import Ring, RingPool
 from hubbub.model import Position, Publication
 from hubbub.source import Page
@@ -89,6 +91,46 @@ def test_the_next_one_is_broadcast() -> None:
     feed = feed_at(5)
     assert told(announce(feed, 6)) == [6]
     assert feed.position == Position("A", 6)
+
+
+def test_the_next_one_follows_without_a_step() -> None:
+    feed = feed_at(5)
+    assert feed.follows(Publication(b"6", 6), "A")
+    assert feed.position == Position("A", 6)
+    assert [kept.offset for kept in feed.stored.range(5, 6) or ()] == [6]
+
+
+@pytest.mark.parametrize(
+    ("offset", "epoch"), [(5, "A"), (7, "A"), (6, "B"), (0, "A")], ids=["repeated", "hole", "epoch", "unkept"]
+)
+def test_what_is_not_the_next_one_does_not_follow(offset: int, epoch: str) -> None:
+    feed = feed_at(5)
+    assert not feed.follows(Publication(b"", offset), epoch)
+    assert feed.position == Position("A", 5)
+    assert not feed.has_hole
+    assert not feed.has_foreign
+    assert not feed.counts
+
+
+@pytest.mark.parametrize("question", ["head", "read", "replace", "verify"])
+def test_nothing_follows_while_something_is_asked(question: Question) -> None:
+    feed = feed_at(5)
+    feed.ask(question)
+    assert not feed.follows(Publication(b"6", 6), "A")
+    assert feed.position == Position("A", 5)
+
+
+def test_nothing_follows_before_the_start_or_in_doubt_or_after_a_rollback() -> None:
+    new = Feed(Ring(RingPool()))
+    assert not new.follows(Publication(b"1", 1), "")
+    doubtful = feed_at(5)
+    announce(doubtful, 6)
+    assert doubtful.doubt()
+    assert not doubtful.follows(Publication(b"7", 7), "A")
+    rolled_back = feed_at(5)
+    rolled_back.ask("replace")
+    rolled_back.failed("replace")
+    assert not rolled_back.follows(Publication(b"6", 6), "A")
 
 
 def test_a_repeated_one_is_dropped_and_counted() -> None:

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
-from hubbub.model import Position, Publication
+from hubbub.model import ClientInfo, Position, Publication
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +21,10 @@ MAX_BYTES: Final = 256 << 20
 
 #: Seconds between two lines in the log that say that there is no room.
 _QUIET = 60.0
-#: What a publication weighs besides its data if it has neither info nor tags. Most have not, and are spared the call.
+#: What a publication without tags weighs besides its data, and what it weighs more if it has an info. Most have no
+#: tags, and are spared the call.
 _BARE = Publication(b"").size
+_WITH_INFO = Publication(b"", info=ClientInfo()).size - _BARE
 _NEVER = sys.maxsize
 
 
@@ -118,7 +120,9 @@ class Stream:
         data, info, tags = publication.data, publication.info, publication.tags
         # What `publication.at(top)` does, without the call.
         kept = Publication(data, top, info, tags, publication.binary)
-        weight = _BARE + len(data) if info is None and tags is None else kept.size
+        weight = kept.size if tags is not None else _BARE + len(data)
+        if info is not None and tags is None:
+            weight += _WITH_INFO + len(info.conn_info) + len(info.chan_info)
         shelf, items, weights = self._shelf, self.items, self._weights
         if not weights:
             shelf.kept[self] = None
