@@ -85,7 +85,9 @@ class ChannelRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def kept(self) -> int:
         """How many publications the broker keeps."""
-        return {"live": 0, "durable": 0, "latest": 1}.get(self.delivery, self.history_size)
+        if self.delivery == "recent":
+            return self.history_size
+        return 1 if self.delivery == "latest" else 0
 
     @property
     def publish_rate(self) -> Rate | None:

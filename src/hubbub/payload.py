@@ -33,7 +33,7 @@ _LF, _CR = b"\n\r"
 _decode = msgspec.json.decode
 
 
-def admit(data: bytes, format: DataFormat, max_bytes: int, *, is_json: bool = False) -> bytes:
+def admit(data: bytes, format: DataFormat, max_bytes: int, is_json: bool = False) -> bytes:
     """The payload as it will be kept and sent.
 
     JSON comes back compacted to one line; text as the JSON string that carries it; binary as it came. `is_json`: a
@@ -43,7 +43,11 @@ def admit(data: bytes, format: DataFormat, max_bytes: int, *, is_json: bool = Fa
     if len(data) > max_bytes:
         raise BadRequest(f"payload of {len(data)} bytes is over the channel's max_bytes of {max_bytes}")
     if format == "json":
-        return _shaped(data) if is_json and data else json_value(data)
+        if not (is_json and data):
+            return json_value(data)
+        if len(data) <= MAX_DEPTH and _LF not in data and _CR not in data:
+            return data  # as `_shaped`, of what most payloads are
+        return _shaped(data)
     if format == "text":
         try:
             return msgspec.json.encode(str(data, "utf-8"))

@@ -154,3 +154,7 @@ class HoldsStreams(Protocol):
     def publish_now(self, channel: str, publication: Publication, options: StreamOptions) -> Published:
         """`Broker.publish`, at once."""
         ...
+
+    def announce_now(self, channel: str, publication: Publication, epoch: str) -> int:
+        """Tell everybody who listens of a publication that is kept nowhere, or elsewhere; returns how many nodes."""
+        ...

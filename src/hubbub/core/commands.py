@@ -262,7 +262,7 @@ def publish(
             subscription.may_publish = True  # neither its user nor the rules change while it lasts
     if rules.rate:
         _spend(client, channel, rules)
-    data = _bytes(request.data)
+    data = b"" if request.data is UNSET else bytes(request.data)
     is_json = client.session.codec.checks_json
     if is_json and rules.data != "json":
         data = from_json(data, rules.data)

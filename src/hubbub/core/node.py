@@ -167,7 +167,7 @@ class Node:
         self.everywhere = Everywhere(self.control, self._intercom(), local=self, timers=self.timers, tasks=self.tasks)
         #: Says, by raising BadRequest, that a JSON payload is not what back-end handlers of the channel can read.
         self.check: Callable[[str, bytes], None] | None = None
-        self._publish_now = broker.publish_now if isinstance(broker, HoldsStreams) else None
+        self._here = broker if isinstance(broker, HoldsStreams) else None
         self.is_running = False
         self._started = self.clock.now()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -353,17 +353,21 @@ class Node:
 
         `is_json`: its codec has read the payload as JSON already.
         """
-        format = rules.data
-        admitted = admit(data, format, rules.max_bytes, is_json=is_json)
+        format, delivery = rules.data, rules.delivery
+        admitted = admit(data, format, rules.max_bytes, is_json)
         if self.check is not None and format != "binary":
             self.check(channel, admitted)
         publication = Publication(admitted, 0, info, None, format == "binary")
-        options = EPHEMERAL if rules.delivery == "live" else StreamOptions(rules.kept, rules.history_ttl)
-        if rules.is_durable:
+        here = self._here
+        if delivery == "live" and here is not None:
+            here.announce_now(channel, publication, "")
+            return None
+        options = _stream_options(rules, None, ephemeral=False)
+        if delivery == "durable":
             return self.mailbox.append(channel, publication, options)
-        if self._publish_now is None:
+        if here is None:
             return self.broker.publish(channel, publication, options)
-        self._publish_now(channel, publication, options)
+        here.publish_now(channel, publication, options)
         return None
 
     async def history(

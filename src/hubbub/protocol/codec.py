@@ -135,11 +135,9 @@ class JsonCodec:
             commands = _decode_lines(message)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             commands = _decode_masked(message, error)
-        if not commands:
-            raise ProtocolError("a message without a command")
-        if len(commands) > MAX_COMMANDS:
-            raise ProtocolError(f"{len(commands)} commands in one message")
-        return commands
+        if 0 < len(commands) <= MAX_COMMANDS:
+            return commands
+        raise ProtocolError(f"{len(commands)} commands in one message" if commands else "a message without a command")
 
     def reply(self, id: int, result: Result) -> bytes:
         """The answer to command `id`."""
@@ -167,8 +165,11 @@ class JsonCodec:
         """A publication as a push."""
         if publication.tags is None and not epoch and not publication.binary:  # which is most
             info, offset = publication.info, publication.offset
-            known = b"" if info is None else self._info(info)
-            return channel + publication.data + known + (b',"offset":%d}}}' % offset if offset else b"}}}")
+            if info is None:
+                return channel + publication.data + (b',"offset":%d}}}' % offset if offset else b"}}}")
+            known = self._infos.get(info.client)
+            field = known[1] if known is not None and known[0] is info else self._info(info)
+            return channel + publication.data + field + (b',"offset":%d}}}' % offset if offset else b"}}}")
         return channel + self._after_data_key(publication, epoch) + b"}}"
 
     def channel_prefix(self, channel: str) -> bytes:
