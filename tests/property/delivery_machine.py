@@ -472,7 +472,7 @@ class Delivery(RuleBasedStateMachine):
     def the_live_stand_where_the_feed_stands(self) -> None:
         for node in self.house.nodes:
             for channel in (each for each in node.hub.channels.values() if not is_nodes_own(each.name)):
-                live = {member: None for audience in channel.audiences.values() for member in audience.live}
+                live = {member: None for audience in channel.audiences for member in audience.live}
                 for member in live:
                     subscription = channel.subscriptions[member]
                     assert subscription.behind is None

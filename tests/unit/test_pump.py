@@ -174,7 +174,7 @@ def test_who_left_while_its_page_was_read_gets_nothing_and_does_not_go_live() ->
         home.run(broker.release_all())
         home.settle()
         assert client.log("news:1")[-1].kind == "left"
-        assert all(not audience.live for audience in subscription.channel.audiences.values())
+        assert all(not audience.live for audience in subscription.channel.audiences)
 
 
 def test_who_is_full_again_when_its_page_comes_waits_with_it() -> None:

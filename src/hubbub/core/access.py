@@ -118,7 +118,7 @@ class Access:
             raise Disconnect(DisconnectCode.SUBSCRIPTION_EXPIRED)
         return grant
 
-    def publish(self, caller: Caller, channel: str, *, subscribed: bool) -> ChannelRules:
+    def publish(self, caller: Caller, channel: str, subscribed: bool) -> ChannelRules:
         """The rules to publish under. Raises PermissionDenied (103)."""
         rules = self.namespaces.resolve(channel)
         if not self.insecure and (rules.publish != "anyone" or self.personal.template):

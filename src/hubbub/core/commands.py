@@ -256,7 +256,7 @@ def publish(
         guard = subscription.guard
     else:
         subscribed = subscription is not None and subscription.has_begun
-        rules = node.access.publish(client, channel, subscribed=subscribed)
+        rules = node.access.publish(client, channel, subscribed)
         guard = node.handlers.guard(channel)
         if subscription is not None and subscribed:
             subscription.may_publish = True  # neither its user nor the rules change while it lasts
@@ -269,7 +269,7 @@ def publish(
     info = client.info_in(subscription)
     if guard is not None and "publish" in guard.asks:
         return _published(_guarded(node, client, guard, channel=channel, data=data, rules=rules, info=info))
-    rest = node.begin_publish(channel, data, rules, info, is_json=is_json)
+    rest = node.begin_publish(channel, data, rules, info, is_json)
     if rest is None:
         return PUBLISHED
     return rest if isinstance(rest, asyncio.Future) else _published(rest)

@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 #: Bytes of one batch, beyond which it is closed at once: far below what a slow reader may leave unsent.
 MAX_BATCH = 64 << 10
 
-#: Seconds that a flush writes before it lets others run.
-SLICE = 0.005
+#: Seconds that a flush writes before it lets others run, and subscribers after which it looks at the clock.
+SLICE, LOOK = 0.005, 32
 
 #: Subscriptions of one channel on this node, above which joins and leaves are counted and not pushed: a crowd that
 #: returns would cost the square of its number.
@@ -104,6 +104,7 @@ class Subscription:
         "is_present",
         "is_server_side",
         "may_publish",
+        "seat",
         "subscriber",
         "wants_notices",
     )
@@ -120,6 +121,7 @@ class Subscription:
         self.is_present = False
         self.is_server_side = False
         self.may_publish = False
+        self.seat = -1  # its place among those of its audience that are live
         self.wants_notices = False
 
     @property
@@ -129,17 +131,45 @@ class Subscription:
 
 
 class Audience:
-    """The live subscribers of one channel that share a variant, and their open batch."""
+    """The live subscribers of one channel that share a variant, and their open batch.
 
-    __slots__ = ("batch", "live", "prepared", "size", "start", "variant")
+    They sit in a list, in no order: with a channel for each client, what is delivered costs as much for the memory that
+    it touches as for what it does, and a list of one is less of it than a dict.
+    """
 
-    def __init__(self, variant: Variant, channel: str) -> None:
+    __slots__ = ("_among", "batch", "live", "prepared", "size", "start", "variant")
+
+    def __init__(self, variant: Variant, channel: Channel) -> None:
         self.variant = variant
-        self.prepared = variant.prepare(channel)
-        self.live: dict[Subscriber, None] = {}
+        self.prepared = variant.prepare(channel.name)
+        self.live: list[Subscriber] = []
         self.batch: list[Any] = []
         self.size = 0  # bytes of the batch, before framing
         self.start = 0  # the offset that a subscriber without the batch stands at
+        self._among = channel.subscriptions
+
+    def enter(self, subscription: Subscription) -> None:
+        """One more, if it is not in here."""
+        if subscription.seat < 0:
+            subscription.seat = len(self.live)
+            self.live.append(subscription.subscriber)
+
+    def leave(self, subscription: Subscription) -> None:
+        """One less, if it is in here: the last one takes its seat."""
+        seat, subscription.seat = subscription.seat, -1
+        if seat < 0:
+            return
+        last = self.live.pop()
+        if last is not subscription.subscriber:
+            self.live[seat] = last
+            self._among[last].seat = seat
+
+    def empty(self) -> list[Subscriber]:
+        """All of them leave. Returns who was in here."""
+        were, self.live = self.live, []
+        for subscriber in were:
+            self._among[subscriber].seat = -1
+        return were
 
 
 class Channel:
@@ -151,9 +181,17 @@ class Channel:
         self.name = name
         self.rules = rules
         self.feed: Feed | None = None
-        self.audiences: dict[Variant, Audience] = {}
+        self.audiences: tuple[Audience, ...] = ()  # one for each variant, of which there are few
         self.subscriptions: dict[Subscriber, Subscription] = {}
         self.noticed: list[Notice] = []
+
+    def audience_of(self, subscription: Subscription) -> Audience | None:
+        """Where it is while it is live, if anybody is there."""
+        variant = subscription.subscriber.variant
+        for audience in self.audiences:
+            if audience.variant is variant:
+                return audience
+        return None
 
     @property
     def offset(self) -> int:
@@ -190,12 +228,12 @@ class Hub:
         """From here on it gets what is broadcast; what stands in the open batch it has already."""
         channel = subscription.channel
         assert channel.subscriptions.get(subscription.subscriber) is subscription, "only who is in a channel hears it"
-        variant = subscription.subscriber.variant
-        audience = channel.audiences.get(variant)
+        audience = channel.audience_of(subscription)
         if audience is None:
-            audience = channel.audiences[variant] = Audience(variant, channel.name)
+            audience = Audience(subscription.subscriber.variant, channel)
+            channel.audiences += (audience,)
         self._close_now(audience)
-        audience.live[subscription.subscriber] = None
+        audience.enter(subscription)
         subscription.behind = None
 
     def fall_behind(self, subscription: Subscription) -> None:
@@ -203,8 +241,9 @@ class Hub:
         if subscription.behind is not None:
             return
         channel = subscription.channel
-        audience = channel.audiences[subscription.subscriber.variant]
-        audience.live.pop(subscription.subscriber, None)
+        audience = channel.audience_of(subscription)
+        assert audience is not None, "it is live, so it has one"
+        audience.leave(subscription)
         subscription.behind = audience.start if audience.batch else channel.offset
         if channel.feed is None:
             self.skipped += len(audience.batch)
@@ -215,12 +254,12 @@ class Hub:
         subscriber = subscription.subscriber
         if channel.subscriptions.get(subscriber) is subscription:
             del channel.subscriptions[subscriber]
-        audience = channel.audiences.get(subscriber.variant)
+        audience = channel.audience_of(subscription)
         if audience is not None:
-            audience.live.pop(subscriber, None)
+            audience.leave(subscription)
             if not audience.live:
                 audience.batch.clear()
-                del channel.audiences[subscriber.variant]
+                channel.audiences = tuple(other for other in channel.audiences if other is not audience)
         subscription.behind = GONE
         return not channel.subscriptions
 
@@ -229,7 +268,7 @@ class Hub:
     def broadcast(self, channel: Channel, publication: Publication, epoch: str = "") -> None:
         """One publication to every live subscriber, at the end of this loop turn. Never waits, never raises."""
         reached = 0
-        for audience in channel.audiences.values():
+        for audience in channel.audiences:
             live, batch = audience.live, audience.batch
             if not live:
                 continue
@@ -259,7 +298,7 @@ class Hub:
 
     def hand_out(self, subscription: Subscription) -> None:
         """Put what is in the open batch into the outboxes now, not at the end of the turn."""
-        audience = subscription.channel.audiences.get(subscription.subscriber.variant)
+        audience = subscription.channel.audience_of(subscription)
         if audience is not None:
             self._close_now(audience)
 
@@ -341,8 +380,7 @@ class Hub:
 
     def _give_up(self, audience: Audience) -> None:
         """A publication cannot be delivered here: nobody gets what comes behind it, as if there was no hole."""
-        self._failed.extend(audience.live)
-        audience.live = {}
+        self._failed.extend(audience.empty())
         audience.batch = []
 
     def _flush_notices(self) -> None:
@@ -364,17 +402,16 @@ class Hub:
         """Each touched subscriber writes once, in slices: a crowd must not keep the loop from reading and pinging."""
         writing = self._writing
         deadline = time.perf_counter() + SLICE
-        written = 0
         while writing:
-            subscriber = writing.popleft()
-            try:
-                subscriber.flush()
-            except Exception:
-                log.exception("a subscriber failed to write: %r", subscriber)
-                subscriber.outbox.clear()
-                subscriber.failed()
-            written += 1
-            if not written & 31 and writing and time.perf_counter() > deadline:
+            for _ in range(min(len(writing), LOOK)):
+                subscriber = writing.popleft()
+                try:
+                    subscriber.flush()
+                except Exception:
+                    log.exception("a subscriber failed to write: %r", subscriber)
+                    subscriber.outbox.clear()
+                    subscriber.failed()
+            if writing and time.perf_counter() > deadline:
                 self._schedule(self._write)
                 return
         self._is_scheduled = False

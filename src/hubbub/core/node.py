@@ -345,7 +345,7 @@ class Node:
         return admitted
 
     def begin_publish(
-        self, channel: str, data: bytes, rules: ChannelRules, info: ClientInfo, *, is_json: bool
+        self, channel: str, data: bytes, rules: ChannelRules, info: ClientInfo, is_json: bool
     ) -> Awaitable[Published] | None:
         """`publish` for a client: what is left to wait for, None where the broker is done at once. The hottest path.
 
