@@ -1,8 +1,8 @@
-"""CPU time a delivery: one channel with many subscribers, and many channels with one each.
+"""CPU time a delivery: one channel with many subscribers.
 
-Answers for: rows `fanout`, `one-to-one` and `echo`. Each repeat measures the floor and then the server, seconds apart,
-on the same core and with the same readers, and a ratio is that of one repeat: on a shared machine the two slow down
-together. Refuses to know: processes (`processes`) and sockets (`clients`).
+Answers for: row `fanout`, and the floor beside which this and other rows are measured. Each repeat measures the floor
+and then the server, seconds apart, on the same core and with the same readers, and a ratio is that of one repeat: on a
+shared machine the two slow down together. Refuses to know: processes (`processes`) and sockets (`clients`).
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def _until_bytes(crowd: Crowd, peers: Sequence[Client], expected: int) -> None:
         crowd.until(lambda peer=peer: peer.bytes >= expected, "bytes of the floor")  # type: ignore[misc]
 
 
-def _until_messages(crowd: Crowd, clients: Sequence[Client], expected: int) -> None:
+def until_messages(crowd: Crowd, clients: Sequence[Client], expected: int) -> None:
+    """As above, in messages since a client was opened."""
     for client in reversed(clients):
         if client.messages < expected:
             crowd.until(
@@ -135,7 +136,7 @@ class Stage:
         """So many in one frame of the publisher, hence in one flush; wait until everybody has them."""
         self._publish(size)
         self._expected += size
-        _until_messages(self._crowd, self._audience, self._expected)
+        until_messages(self._crowd, self._audience, self._expected)
 
     def cost(self, burst: int, rounds: int) -> float:
         """Microseconds of CPU for one delivery."""
@@ -149,120 +150,19 @@ class Stage:
 def client_publisher(crowd: Crowd, process: Server, channel: str) -> Callable[[int], object]:
     """A client that publishes so many in one frame."""
     client = crowd.add(process.port, Client(hello()))
-    return lambda size: client.send(_publications(channel, size))
+    return lambda size: client.send(publications(channel, size))
 
 
 _frames: dict[tuple[str, int], bytes] = {}
 
 
-def _publications(channel: str, count: int) -> bytes:
+def publications(channel: str, count: int) -> bytes:
+    """So many in one frame of a client."""
     frame = _frames.get((channel, count))
     if frame is None:
         publish = json.dumps({"id": 7, "publish": {"channel": channel, "data": PAYLOAD}}, separators=(",", ":"))
         frame = _frames[channel, count] = command_frame(*[publish.encode()] * count)
     return frame
-
-
-# many channels, one subscriber each -----------------------------------------------------------------------------------
-
-
-def one_to_one(scale: Scale) -> Iterator[Row]:
-    """Everybody publishes in a channel of their own, and again as soon as publication and reply are there."""
-    with floor() as process, server() as ours, Crowd() as crowd:
-        plain = Floor(process, crowd, scale.clients)
-        clients = [Client(hello(f"own-{number}")) for number in range(scale.clients)]
-        crowd.open(ours.port, clients)
-        frames = {client.sock.fileno(): _publications(f"own-{number}", 1) for number, client in enumerate(clients)}
-        before = clients[-1].bytes
-        _saturate(crowd, frames, 1)
-        size = clients[-1].bytes - before
-        pairs = []
-        complete = True
-        for repeat in range(scale.repeats):
-            floor_cost = plain.cost(size, scale.rounds)
-            cpu = ours.cpu()
-            complete &= _saturate(crowd, frames, scale.rounds)
-            pairs.append(((ours.cpu() - cpu) / scale.rounds / scale.clients * 1e6, floor_cost))
-            print_progress("one-to-one", repeat, pairs[-1])
-        yield against_floor(
-            f"1:1 in {scale.clients} channels, publish and reply", pairs, 3.0, complete=complete, bytes_a_delivery=size
-        )
-
-
-#: Connections that publish for others, as busy users do: many commands in one read, each in a frame of its own.
-PUBLISHERS = 10
-
-
-def one_to_one_from_a_few(scale: Scale) -> Iterator[Row]:
-    """A few publishers write one publication into each channel and wait for their replies; one subscriber a channel."""
-    with floor() as process, server() as ours, Crowd() as crowd:
-        plain = Floor(process, crowd, scale.clients)
-        audience = [Client(hello(f"own-{number}")) for number in range(scale.clients)]
-        publishers = [Client(hello()) for _ in range(min(PUBLISHERS, scale.clients))]
-        crowd.open(ours.port, [*audience, *publishers])
-        shares: list[list[bytes]] = [[] for _ in publishers]
-        for number in range(scale.clients):
-            shares[number % len(shares)].append(_publications(f"own-{number}", 1))
-        replies = [len(share) for share in shares]
-        frames = [b"".join(share) for share in shares]
-
-        everybody = [*audience, *publishers]
-        more = [1] * len(audience) + replies
-
-        def rounds(count: int) -> bool:
-            begin = [client.messages for client in everybody]
-            for number in range(1, count + 1):
-                for publisher, frame in zip(publishers, frames, strict=True):
-                    publisher.send(frame)
-                for client, start, due in zip(everybody, begin, more, strict=True):
-                    _until_messages(crowd, [client], start + number * due)
-            return all(
-                client.messages == start + count * due
-                for client, start, due in zip(everybody, begin, more, strict=True)
-            )
-
-        before = audience[-1].bytes
-        rounds(1)
-        size = audience[-1].bytes - before
-        pairs = []
-        complete = True
-        for repeat in range(scale.repeats):
-            floor_cost = plain.cost(size, scale.rounds)
-            cpu = ours.cpu()
-            complete &= rounds(scale.rounds)
-            pairs.append(((ours.cpu() - cpu) / scale.rounds / scale.clients * 1e6, floor_cost))
-            print_progress("one-to-one from a few", repeat, pairs[-1])
-        yield against_floor(
-            f"1:1 in {scale.clients} channels, {len(publishers)} publishers, with replies",
-            pairs,
-            3.0,
-            complete=complete,
-            bytes_a_delivery=size,
-        )
-
-
-def _saturate(crowd: Crowd, frames: dict[int, bytes], rounds: int) -> bool:
-    """Each client publishes `rounds` times. True if each got as many publications and replies."""
-    clients = crowd.clients
-    ends = {fd: clients[fd].messages + 2 * rounds for fd in frames}
-    for fd, frame in frames.items():
-        clients[fd].goal = clients[fd].messages + 2
-        clients[fd].send(frame)
-    left = len(frames)
-    while left:
-        events = crowd.epoll.poll(10.0)
-        if not events:
-            return False
-        for fd, _ in events:
-            client = clients[fd]
-            client.readable()
-            if client.messages >= client.goal:
-                if client.messages >= ends[fd]:
-                    left -= 1
-                else:
-                    client.goal += 2
-                    client.send(frames[fd])
-    return all(clients[fd].messages == end for fd, end in ends.items())
 
 
 def print_progress(what: str, repeat: int, pair: tuple[float, float]) -> None:

@@ -208,6 +208,16 @@ def floor() -> Iterator[Process]:
         process.stop()
 
 
+@contextmanager
+def bare() -> Iterator[Process]:
+    """A fresh server of the WebSocket library alone."""
+    process = Process([sys.executable, str(Path(__file__).with_name("bare.py"))])
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
 def _environment() -> dict[str, str]:
     """Ours, without what would configure the server behind our back."""
     return {name: value for name, value in os.environ.items() if not name.startswith("HUBBUB_")}

@@ -17,10 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that it ru
 from benchmarks.backend import NoRedis
 from benchmarks.clients import say
 from benchmarks.crowds import crowd_returns, memory
-from benchmarks.fanout import fanout, one_to_one, one_to_one_from_a_few
+from benchmarks.fanout import fanout
 from benchmarks.latency import latency, slow
 from benchmarks.nodes import nodes
 from benchmarks.outage import outage
+from benchmarks.pairs import echo, one_to_one
 from benchmarks.processes import CORES
 from benchmarks.publishing import publishing
 from benchmarks.receiving import receiving
@@ -30,8 +31,8 @@ from benchmarks.store import store
 
 BENCHMARKS: dict[str, Callable[[Scale], Iterator[Row]]] = {
     "fanout": fanout,
-    "one-to-one": one_to_one_from_a_few,
-    "echo": one_to_one,
+    "one-to-one": one_to_one,
+    "echo": echo,
     "latency": latency,
     "memory": memory,
     "return": crowd_returns,
