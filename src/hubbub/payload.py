@@ -40,12 +40,13 @@ def admit(data: bytes, format: DataFormat, max_bytes: int, is_json: bool = False
     parser has read it already, as one value, and it is not read again. Raises BadRequest (107) with a text that names
     what is wrong.
     """
-    if len(data) > max_bytes:
-        raise BadRequest(f"payload of {len(data)} bytes is over the channel's max_bytes of {max_bytes}")
+    size = len(data)
+    if size > max_bytes:
+        raise BadRequest(f"payload of {size} bytes is over the channel's max_bytes of {max_bytes}")
     if format == "json":
-        if not (is_json and data):
+        if not is_json or not size:
             return json_value(data)
-        if len(data) <= MAX_DEPTH and _LF not in data and _CR not in data:
+        if size <= MAX_DEPTH and _LF not in data and _CR not in data:
             return data  # as `_shaped`, of what most payloads are
         return _shaped(data)
     if format == "text":

@@ -180,13 +180,13 @@ class Connection:
         except ProtocolError as error:
             self.close(DisconnectCode.BAD_REQUEST, detail=str(error))
             return
-        if not requests:
-            self.rearm()  # a pong moves the deadline
         if len(requests) == 1 and self._lanes is None and not self._dammed:
             if self._runs_on(requests[0]):  # nearly always alone, and nearly never
                 self._dam()
-        else:
+        elif requests:
             self._take(requests)
+        else:
+            self.rearm()  # a pong moves the deadline
 
     def _take(self, requests: Sequence[Request]) -> None:
         """Run them in their turn, as many as may be under way or answered unread; the rest waits."""
@@ -226,24 +226,24 @@ class Connection:
             return False
         try:
             result: Any = COMMANDS[kind](self._node, self, id, request.body)
-            if result is not PUBLISHED:  # which it nearly always is
-                if isinstance(result, CoroutineType):
-                    result, rest = eager.begin(result)
-                    if rest is not None:
-                        self._wait_for(request, rest)
-                        return True
-                elif isinstance(result, asyncio.Future):
-                    self._wait_for_commit(request, result)
-                    return False
+            if result is PUBLISHED:  # which it nearly always is: `reply`, without the calls
+                if not self.is_closed:
+                    variant = self.variant
+                    self._node.hub.enqueue(self, variant.frame(variant.codec.reply(id, PUBLISHED)))
+                return False
+            if isinstance(result, CoroutineType):
+                result, rest = eager.begin(result)
+                if rest is not None:
+                    self._wait_for(request, rest)
+                    return True
+            elif isinstance(result, asyncio.Future):
+                self._wait_for_commit(request, result)
+                return False
         except Exception as error:
             self._failed(request, error)
             return False
-        if result is not None and not self.is_closed:
-            variant = self.variant
-            message = variant.codec.reply(id, result)
-            self._node.hub.enqueue(self, variant.frame(message))
-            if len(message) > LARGE_ANSWER:
-                self.flush()
+        if result is not None:
+            self.reply(id, result)
         return False
 
     def _is_in_time(self, request: Request, limit: CommandLimit) -> bool:

@@ -275,13 +275,12 @@ class Feeds:
         tie = self._ties.get(channel)
         if tie is None:
             return
-        channel_here = tie.channel
-        feed, offset = channel_here.feed, publication.offset
-        if feed is None or not offset:
-            self.hub.broadcast(channel_here, publication)
+        feed = tie.channel.feed
+        if feed is None or not publication.offset:
+            self.hub.broadcast(tie.channel, publication)
         elif feed.follows(publication, epoch):
             tie.heard = True
-            self.hub.broadcast(channel_here, publication, epoch if offset == 1 else "")
+            self.hub.broadcast(tie.channel, publication, epoch if publication.offset == 1 else "")
         else:
             self._apply(tie, feed.announced(publication, epoch))
 
