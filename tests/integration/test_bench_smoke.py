@@ -41,10 +41,10 @@ def smoke(*only: str, path: str = "") -> list[dict[str, Any]]:
 @pytest.mark.timeout(300)
 def test_every_benchmark_of_one_node_runs_and_everything_that_is_due_arrives() -> None:
     rows = smoke("fanout", "one-to-one", "echo", "latency", "memory", "return", "slow")
-    assert len(rows) == 3 + 1 + 1 + 4 + 1 + 2 + 2
+    assert len(rows) == 3 + 2 + 2 + 4 + 1 + 2 + 2
     against = [row for row in rows if row["unit"] == "µs of CPU a delivery"]
-    assert len(against) == 5
-    assert all(row["target"] for row in against)
+    assert len(against) == 7
+    assert ["bare picows" in row["name"] for row in against] == [not row["target"] for row in against]
     assert [row["details"]["publications_a_flush"] for row in against[:3]] == [1, 16, 64]
     returned = next(row for row in rows if "return at once" in row["name"])
     assert returned["details"]["recovered"] == 30
