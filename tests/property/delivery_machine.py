@@ -472,10 +472,13 @@ class Delivery(RuleBasedStateMachine):
     def the_live_stand_where_the_feed_stands(self) -> None:
         for node in self.house.nodes:
             for channel in (each for each in node.hub.channels.values() if not is_nodes_own(each.name)):
-                live = {member: None for audience in channel.audiences for member in audience.live}
-                for member in live:
+                sat = [(seat, member) for audience in channel.audiences for seat, member in enumerate(audience.live)]
+                live = {member for _, member in sat}
+                assert len(live) == len(sat), "nobody sits twice"
+                for seat, member in sat:
                     subscription = channel.subscriptions[member]
                     assert subscription.behind is None
+                    assert subscription.seat == seat
                     assert cast("Any", member).subscriptions[channel.name] is subscription
                 for member, subscription in channel.subscriptions.items():
                     assert (subscription.behind is None) == (member in live)

@@ -151,6 +151,13 @@ def test_first_publication_of_a_stream_carries_the_epoch() -> None:
     )
 
 
+def test_new_credentials_of_a_client_show_at_once() -> None:
+    codec = JsonCodec()
+    for user in ("before", "after"):
+        push = codec.publication_push(codec.channel_prefix("a"), Publication(b"1", info=ClientInfo(user, "same")))
+        assert json.loads(push)["push"]["pub"]["info"]["user"] == user
+
+
 @both
 def test_recovery(codec: Codec) -> None:
     frame = from_sdk(

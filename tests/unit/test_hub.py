@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from hubbub.brokers.base import Notice
 from hubbub.channels import ChannelRules
 from hubbub.core import hub as hub_module
 from hubbub.core.feed import Feed
-from hubbub.core.hub import Channel, Hub, Subscription
+from hubbub.core.hub import LOST, Channel, Hub, Subscription
 from hubbub.core.ring import Ring, RingPool
 from hubbub.model import ClientInfo, Position, Publication
 
@@ -24,15 +26,18 @@ class Offset(int):
 
 
 class Numbers:
-    """The variant of these tests: offsets in tuples. Counts what it encodes."""
+    """The variant of these tests: offsets in tuples. Counts what it encodes, and fails when told."""
 
     def __init__(self) -> None:
         self.encoded = 0
+        self.is_broken = False
 
     def prepare(self, channel: str) -> str:
         return channel
 
     def encode(self, prepared: str, publication: Publication, epoch: str) -> int:
+        if self.is_broken:
+            raise ValueError("cannot be encoded")
         self.encoded += 1
         message = Offset(publication.offset)
         message.size = len(publication.data)
@@ -42,6 +47,8 @@ class Numbers:
         return f"{notice.kind} {notice.info.client}"
 
     def frame(self, message: Any) -> tuple[Any, ...]:
+        if self.is_broken:
+            raise ValueError("cannot be framed")
         return (message,)
 
     def pack(self, messages: list[Any]) -> tuple[Any, ...]:
@@ -150,7 +157,7 @@ def test_who_goes_live_does_not_get_the_open_batch() -> None:
 
 def test_who_falls_behind_stands_before_the_open_batch() -> None:
     room = Room()
-    room.listener()  # with one alone there are no batches
+    room.listener()
     one, subscription = room.listener()
     room.publish(1)
     room.turn()
@@ -172,7 +179,7 @@ def test_who_falls_behind_without_an_open_batch_stands_at_the_position() -> None
 
 def test_who_leaves_does_not_get_the_open_batch() -> None:
     room = Room()
-    room.listener()  # with one alone there are no batches
+    room.listener()
     one, subscription = room.listener()
     room.publish(1)
     room.hub.leave(subscription)
@@ -190,7 +197,7 @@ def test_leaving_says_whether_it_was_the_last() -> None:
 
 def test_a_batch_is_closed_at_its_limit() -> None:
     room = Room()
-    room.listener()  # with one alone there are no batches
+    room.listener()
     one, _ = room.listener()
     for offset in (1, 2, 3):
         for item in room.feed.announced(Publication(b"x" * (hub_module.MAX_BATCH // 2 + 1), offset), "A").broadcast:
@@ -258,3 +265,110 @@ def test_a_crowd_is_not_told_who_comes_and_goes(monkeypatch: Any) -> None:
         room.listener()[1].wants_notices = True
     room.hub.notify(room.channel, Notice("join", ClientInfo("", "x")))
     assert room.hub.notices_dropped == 1
+
+
+# what cannot be delivered -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("breaks", ["encode", "frame"])
+def test_who_misses_what_cannot_be_delivered_is_told_and_gets_nothing_more(breaks: str) -> None:
+    room = Room()
+    one, subscription = room.listener()
+    sound, _ = room.listener(Numbers())
+    if breaks == "frame":
+        room.publish(1)
+    room.variant.is_broken = True
+    if breaks == "encode":
+        room.publish(1)
+    room.hub.close_batches()
+    room.variant.is_broken = False
+    room.publish(2)
+    room.turn()
+    assert one.has_failed
+    assert subscription.behind == LOST
+    assert (one.got, sound.got) == ([], [1, 2])
+
+
+def test_who_lost_its_place_may_fall_behind_though_nobody_else_is_left() -> None:
+    room = Room()
+    _, one = room.listener()
+    _, two = room.listener()
+    room.variant.is_broken = True
+    room.publish(1)
+    room.hub.leave(two)
+    room.hub.fall_behind(one)
+    assert one.behind == LOST
+
+
+def test_who_loses_its_place_while_a_flush_is_written_is_told_soon() -> None:
+    room = Room()
+    one, _ = room.listener()
+    flush = one.flush
+
+    def flush_and_break() -> None:
+        flush()
+        room.variant.is_broken = True
+        room.publish(2)
+        room.variant.is_broken = False
+
+    one.flush = flush_and_break  # type: ignore[method-assign]
+    room.publish(1)
+    room.turn()
+    assert one.has_failed
+
+
+# bookkeeping --------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_for_nobody_is_forgotten() -> None:
+    room = Room()
+    one, subscription = room.listener()
+    room.publish(1)
+    room.hub.fall_behind(subscription)
+    room.turn()
+    room.hub.go_live(subscription)
+    room.publish(2)
+    room.turn()
+    assert one.got == [2]
+
+
+def test_going_live_twice_is_being_live_once() -> None:
+    room = Room()
+    one, subscription = room.listener()
+    room.hub.go_live(subscription)
+    room.publish(1)
+    room.turn()
+    assert one.got == [1]
+
+
+def test_an_audience_ends_with_the_last_of_its_variant() -> None:
+    room = Room()
+    room.listener()
+    _, other = room.listener(Numbers())
+    assert len(room.channel.audiences) == 2
+    room.hub.leave(other)
+    assert [audience.variant for audience in room.channel.audiences] == [room.variant]
+
+
+def test_batches_are_as_large_again_after_one_was_closed() -> None:
+    room = Room()
+    one, _ = room.listener()
+    for offset in (1, 2, 3, 4):
+        item = Publication(b"x" * (hub_module.MAX_BATCH // 2), offset)
+        assert room.feed.follows(item, "A")
+        room.hub.broadcast(room.channel, item)
+        if offset == 2:
+            room.turn()
+    room.turn()
+    assert one.writes == [[(1, 2)], [(3, 4)]]
+
+
+def test_a_crowd_is_written_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "SLICE", -1.0)  # the time is up whenever it is looked at
+    room = Room()
+    crowd = [room.listener()[0] for _ in range(2 * hub_module.LOOK + 1)]
+    room.publish(1)
+    for written in (hub_module.LOOK, 2 * hub_module.LOOK, 2 * hub_module.LOOK + 1):
+        room.scheduled.pop(0)()
+        assert sum(len(one.writes) for one in crowd) == written
+    assert not room.scheduled

@@ -31,7 +31,8 @@ from hubbub.model import Publication
 
 log = logging.getLogger(__name__)
 
-#: Bytes of one batch, beyond which it is closed at once: far below what a slow reader may leave unsent.
+#: Bytes of one batch, beyond which it is closed at once: far below what a slow reader may leave unsent. Readers in this
+#: process are given objects, which are not copied; what a batch of those weighs nobody need know.
 MAX_BATCH = 64 << 10
 
 #: Seconds that a flush writes before it lets others run, and subscribers after which it looks at the clock.
@@ -144,7 +145,7 @@ class Audience:
         self.prepared = variant.prepare(channel.name)
         self.live: list[Subscriber] = []
         self.batch: list[Any] = []
-        self.size = 0  # bytes of the batch, before framing
+        self.size = 0  # of the batch, as its messages' `len` has it: for clients bytes, before framing
         self.start = 0  # the offset that a subscriber without the batch stands at
         self._among = channel.subscriptions
 
@@ -164,11 +165,12 @@ class Audience:
             self.live[seat] = last
             self._among[last].seat = seat
 
-    def empty(self) -> list[Subscriber]:
-        """All of them leave. Returns who was in here."""
+    def lose(self) -> list[Subscriber]:
+        """None of them gets anything more. Returns who was in here."""
         were, self.live = self.live, []
         for subscriber in were:
-            self._among[subscriber].seat = -1
+            subscription = self._among[subscriber]
+            subscription.seat, subscription.behind = -1, LOST
         return were
 
 
@@ -242,7 +244,7 @@ class Hub:
             return
         channel = subscription.channel
         audience = channel.audience_of(subscription)
-        assert audience is not None, "it is live, so it has one"
+        assert audience is not None, "who is live has one"
         audience.leave(subscription)
         subscription.behind = audience.start if audience.batch else channel.offset
         if channel.feed is None:
@@ -274,11 +276,11 @@ class Hub:
                 continue
             try:
                 message = audience.variant.encode(audience.prepared, publication, epoch)
+                size = len(message)
             except Exception:
                 log.exception("a publication in channel %r cannot be encoded", channel.name)
                 self._give_up(audience)
                 continue
-            size = len(message)
             if batch:
                 size += audience.size
             else:
@@ -354,7 +356,7 @@ class Hub:
             self._close(audience)
 
     def _close(self, audience: Audience) -> None:
-        """Join the open batch once and give the buffer to everybody live. It is not dirty any more."""
+        """Join the open batch once and give the buffer to everybody live. Whoever calls has taken it off the dirty."""
         live, batch = audience.live, audience.batch
         count = len(batch)
         if not count or not live:
@@ -380,7 +382,7 @@ class Hub:
 
     def _give_up(self, audience: Audience) -> None:
         """A publication cannot be delivered here: nobody gets what comes behind it, as if there was no hole."""
-        self._failed.extend(audience.empty())
+        self._failed.extend(audience.lose())
         audience.batch = []
 
     def _flush_notices(self) -> None:
@@ -415,5 +417,5 @@ class Hub:
                 self._schedule(self._write)
                 return
         self._is_scheduled = False
-        if self._dirty or self._noticed or self._touched:
+        if self._dirty or self._noticed or self._touched or self._failed:
             self._wake()

@@ -1,7 +1,7 @@
 """The protocol state of one client: what it may send now, and what is due when.
 
 Answers for: the rules that hold whatever the commands mean (connect first and once, ids, one pong per ping) and for the
-deadlines of a connection: stale, ping, pong. Refuses to know: sockets, clocks (time comes in), channels and users.
+deadlines of a connection: stale, ping, pong. Refuses to know: sockets, which clock tells the time, channels and users.
 
 Promise: any exception other than ProtocolError from `receive`, and other than Disconnect from `due`, is our bug.
 
