@@ -1,7 +1,7 @@
 """Several processes on one address: a small one that serves nobody keeps as many that do.
 
 Answers for: starting them, and what one is told when it starts; starting again whoever dies; replacing them one by
-one; ending with all of them. Refuses to know: applications, event loops, and what is served.
+one; a start that hangs; ending with all of them. Refuses to know: applications, event loops, and what is served.
 
 The supervisor holds the address and one line to each worker, a pair of sockets. A worker says `READY` on it and is told
 on it when to leave. Signals are the supervisor's alone, since systems and terminals send them to everybody, and whoever
@@ -39,8 +39,16 @@ VARIABLE = "HUBBUB_SERVE_AS"
 #: What a worker says once it listens, and what it is told: to drain, to drain because its successor listens, to hurry.
 READY, DRAIN, RELIEVED, HURRY = b"r", b"d", b"s", b"h"
 
+#: Seconds until a worker that still does not listen is killed. Not a setting, for it only tells a start that hangs from
+#: one that is slow: those that load much take a minute, the old worker serves meanwhile, and who does not want to wait
+#: for it sends SIGHUP again, or SIGTERM.
+START = 300.0
+
 #: Seconds after its drain time until a worker is killed: goodbyes, last requests and handlers take some.
 GRACE = 30.0
+
+#: Seconds until one is killed that was told to leave before it listened: it serves nobody.
+PROMPT = 5.0
 
 #: Seconds: how long whoever died may have to wait for its successor, at first and at most.
 FIRST, CAP = 1.0, 30.0
@@ -138,6 +146,9 @@ class Worker:
     def __init__(self, number: int, sockets: list[socket.socket]) -> None:
         self.name = f"worker {number}"
         self.is_ready = False
+        self.is_late = False  # it took so long to listen that it was killed
+        self.is_killed = False
+        self.is_unwanted = False  # it was about to follow, and another one is to do that
         self.began = time.monotonic()
         self.deadline = 0.0  # by when it has to have gone; 0 for one that may stay
         self.line, theirs = socket.socketpair()
@@ -156,23 +167,36 @@ class Worker:
             theirs.close()
 
     def order(self, what: bytes, deadline: float) -> None:
-        """Tell it to leave, until `deadline`."""
-        self.deadline = deadline
+        """Tell it to leave, until `deadline`; who has been told already gets no more time."""
         if not self.is_ready:
-            self.process.terminate()  # it serves nobody, and may not listen for a while
+            self.process.terminate()  # it may not listen to us for a while
+            deadline = min(deadline, time.monotonic() + PROMPT)
+        self.deadline = min(deadline, self.deadline or deadline)
         try:
             self.line.send(what)
         except OSError:
             pass  # it is leaving without that
 
+    def kill(self) -> None:
+        """End it, and look again in a while whether it has."""
+        self.is_killed = True
+        self.process.kill()
+        self.deadline = time.monotonic() + GRACE
+
+    @property
+    def start_by(self) -> float:
+        """When it has to listen; 0 for one that does, or that need not any more."""
+        return 0.0 if self.is_ready or self.deadline else self.began + START
+
     @property
     def end(self) -> str:
         """How it ended."""
+        if self.is_late:
+            return f"did not listen within {START:g} seconds and was killed (does an import wait, or a database?)"
         code = self.process.returncode
-        if code >= 0:
-            return f"ended with exit code {code}"
         known = {each.value: each.name for each in signal.Signals}
-        return f"was ended by {known.get(-code, f'signal {-code}')}"
+        how = f"ended with exit code {code}" if code >= 0 else f"was ended by {known.get(-code, f'signal {-code}')}"
+        return how if self.is_ready else f"{how} before it listened"
 
 
 class Seat:
@@ -197,7 +221,8 @@ class Supervisor:
     """Keeps `server.workers` processes until a signal comes. `on_ready` is told the address once all of them listen.
 
     SIGTERM drains them all, and so does a terminal that is closed; SIGINT and a second signal take no time over it;
-    SIGHUP replaces them, one after the other. Raises ConfigurationError where the address is taken.
+    SIGHUP replaces them, one after the other. Who does not listen within START seconds is killed: at the beginning
+    that is the end of all, later only of the replacement. Raises ConfigurationError where the address is taken.
     """
 
     def __init__(self, server: ServerSettings, *, on_ready: Callable[[str], None]) -> None:
@@ -262,8 +287,7 @@ class Supervisor:
             if self._ends_with_terminal and not _has_terminal():
                 self._end(DRAIN)
             elif self._has_begun:
-                self._to_replace = deque(self._seats)
-                self._replace_next()
+                self._replace_all()
             else:
                 log.warning("SIGHUP: the workers are just being started")
 
@@ -334,6 +358,8 @@ class Supervisor:
         if worker.line in self._selector.get_map():
             self._selector.unregister(worker.line)
         worker.line.close()
+        if worker.deadline and worker.is_ready and worker.process.returncode and not worker.is_killed:
+            log.warning("%s (process %d) %s while it drained", worker.name, worker.process.pid, worker.end)
         if self._is_ending:
             return
         if worker is seat.worker:
@@ -341,10 +367,11 @@ class Supervisor:
             self._died(worker, seat)
         elif worker is seat.successor:
             seat.successor = None
-            self._to_replace.clear()
-            log.error("the next %s %s before it listened: no more are replaced", worker.name, worker.end)
+            if not worker.is_unwanted:
+                self._stop_replacing(f"the next {worker.name} {worker.end}")
             if seat.worker is None:
                 self._vacate(seat)
+            self._replace_next()
         else:
             log.info("%s has been replaced", worker.name)
             self._replace_next()
@@ -353,7 +380,7 @@ class Supervisor:
         """Nobody had told it to leave."""
         if not self._has_begun:
             if worker.process.returncode not in (1, 2):  # with those it has said why
-                log.error("%s %s before it listened", worker.name, worker.end)
+                log.error("%s %s", worker.name, worker.end)
             self._give_up(worker.process.returncode)
             return
         log.warning("%s (process %d) %s", worker.name, worker.process.pid, worker.end)
@@ -374,6 +401,23 @@ class Supervisor:
         seat.due = time.monotonic() + delay
         log.warning("worker %d is started again in %.1f seconds", seat.number, delay)
 
+    def _replace_all(self) -> None:
+        """One after the other. Who is about to listen may have begun with what is old by now, or hang: it is not
+        waited for.
+        """
+        self._to_replace = deque(self._seats)
+        for seat in self._seats:
+            if seat.successor is not None:
+                log.info("SIGHUP: the next %s, which does not listen yet, is started anew", seat.successor.name)
+                seat.successor.is_unwanted = True
+                seat.successor.order(HURRY, time.monotonic() + PROMPT)
+        self._replace_next()
+
+    def _stop_replacing(self, why: str) -> None:
+        """The others stay what they are."""
+        self._to_replace.clear()
+        log.error("%s: no more are replaced until the next SIGHUP", why)
+
     def _replace_next(self) -> None:
         """One after the other: not before the last one has left."""
         if any(seat.successor for seat in self._seats) or any(worker.deadline for worker in self._workers):
@@ -383,7 +427,7 @@ class Supervisor:
             if seat.worker is not None:  # else whoever is started next is new as well
                 seat.successor = self._start(seat)
                 if seat.successor is None:
-                    self._to_replace.clear()
+                    self._stop_replacing(f"the next worker {seat.number} cannot be started")
                 return
 
     # the clock ------------------------------------------------------------------------------------------------------
@@ -391,7 +435,7 @@ class Supervisor:
     def _pause(self) -> float | None:
         """Seconds until there is something to do; None where only signals and lines can bring it."""
         moments = [seat.due for seat in self._seats if seat.due]
-        moments += [worker.deadline for worker in self._workers if worker.deadline]
+        moments += [moment for worker in self._workers if (moment := worker.deadline or worker.start_by)]
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _look_at_clock(self) -> None:
@@ -402,5 +446,7 @@ class Supervisor:
         for worker in self._workers:
             if worker.deadline and worker.deadline <= now:
                 log.error("%s (process %d) does not end: it is killed", worker.name, worker.process.pid)
-                worker.process.kill()
-                worker.deadline = now + GRACE
+                worker.kill()
+            elif worker.start_by and worker.start_by <= now:
+                worker.is_late = True
+                worker.kill()

@@ -31,6 +31,7 @@ class WorkerServer(Server):
         self._inherited = [socket.socket(fileno=descriptor) for descriptor in post.sockets]
         self._line = socket.socket(fileno=post.line)
         self._line.setblocking(False)
+        self._starting: asyncio.Task[Any] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen until the supervisor says that it is over."""
@@ -42,9 +43,16 @@ class WorkerServer(Server):
             self.leave()
 
     async def startup(self, sockets: Any = None) -> None:
-        """Listen, and say so over the line."""
+        """Listen, and say so over the line. Who is told to leave before that does not go on with it."""
         asyncio.get_running_loop().add_reader(self._line, self._obey)
-        await super().startup(sockets)
+        self._starting = asyncio.current_task()
+        try:
+            await super().startup(sockets)
+        except asyncio.CancelledError:
+            if not self.should_exit:
+                raise
+        finally:
+            self._starting = None
         if self.started:
             try:
                 self._line.send(READY)
@@ -60,7 +68,10 @@ class WorkerServer(Server):
             orders = b""
         if not orders:  # the supervisor is gone, and with it whoever would keep us
             asyncio.get_running_loop().remove_reader(self._line)
-        if HURRY in orders:
+        if self._starting is not None:  # it may wait for something that never comes
+            self.should_exit = True
+            self._starting.cancel()
+        elif HURRY in orders:
             self.hurry()
         elif DRAIN in orders or not orders:
             self.leave()

@@ -9,32 +9,18 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from tests.unit.supervisor_support import HERE, NOTED, Stage, lines, stop
 
 from hubbub import listening, supervisor
 from hubbub.errors import ConfigurationError
 from hubbub.listening import Place
 from hubbub.settings import Server
-from hubbub.supervisor import VARIABLE, Beginning, Plan, Post, Supervisor, role
-
-HERE = Server(port=0, workers=2, drain_time=0.0)
-
-#: A worker as far as its supervisor can tell. `order` reads what it is told.
-WORKER = """
-import json, os, signal, socket, sys, time
-post = json.loads(os.environ["HUBBUB_SERVE_AS"])
-line = socket.socket(fileno=post["line"])
-def listens():
-    for each in post["sockets"]:
-        socket.socket(fileno=each).listen()
-    line.send(b"r")
-def order():
-    return line.recv(1)
-"""
+from hubbub.supervisor import VARIABLE, Beginning, Plan, Post, role
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux spreads connections over sockets")
 
@@ -182,52 +168,9 @@ def test_a_role_that_nobody_gave_is_a_mistake(text: str, monkeypatch: pytest.Mon
 # --------------------------------------------------------------------------------------------- the supervisor
 
 
-class Stage:
-    """Runs a supervisor of scripts in this thread."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-        self.script = folder / "worker.py"
-        self.urls: list[str] = []
-        monkeypatch.setattr(supervisor, "_command", lambda: [sys.executable, str(self.script)])
-        monkeypatch.setattr(supervisor, "FIRST", 0.01)
-
-    def run(self, script: str, then: Callable[[], None] | None = None, server: Server = HERE) -> int:
-        """The exit code. `then` is done in a thread once all workers listen."""
-        self.script.write_text(WORKER + script)
-        threads: list[threading.Thread] = []
-
-        def ready(url: str) -> None:
-            self.urls.append(url)
-            threads.append(threading.Thread(target=then))
-            threads[0].start()
-
-        try:
-            return Supervisor(server, on_ready=ready).run()
-        finally:
-            for thread in threads:
-                thread.join()
-
-
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
     return Stage(monkeypatch, tmp_path)
-
-
-def stop(number: int = signal.SIGTERM) -> None:
-    os.kill(os.getpid(), number)
-
-
-def lines(path: Path, count: int) -> list[str]:
-    """What scripts have written, once it is so much. The timeout of the test is its bound."""
-    while not path.exists() or len(found := path.read_text().splitlines()) < count:
-        threading.Event().wait(0.01)
-    return found
-
-
-NOTED = """
-def note(*what):
-    with open(sys.argv[0] + ".notes", "a") as notes: notes.write(" ".join(map(str, what)) + "\\n")
-"""
 
 
 @pytest.mark.parametrize(("number", "order", "code"), [(signal.SIGTERM, "d", 0), (signal.SIGINT, "h", 130)])
@@ -337,6 +280,9 @@ def test_the_end_does_not_wait_for_those_that_do_not_listen_yet(stage: Stage) ->
     assert stage.run(NOTED + 'note("here")\nwhile True: time.sleep(60)') == 0
     thread.join()
     assert not stage.urls
+
+
+# -------------------------------------------------------------------------------------------------- its post
 
 
 def test_a_worker_knows_its_post_and_what_it_starts_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
