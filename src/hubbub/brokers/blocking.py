@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from hubbub.brokers import calls
+from hubbub.brokers import batches, calls
 from hubbub.brokers.base import StreamOptions
-from hubbub.brokers.calls import PAUSE, WHY, Call, Calls
+from hubbub.brokers.batches import Batches, Each
+from hubbub.brokers.calls import PAUSE, WHY, Call
 from hubbub.brokers.envelope import Unreadable
 from hubbub.clock import Clock
 from hubbub.errors import BackendError
 from hubbub.model import Publication, Published
+from hubbub.redis.dialing import Refused
 from hubbub.redis.pool import Pool
 from hubbub.redis.wire import ConnectionLost, RedisError
 from hubbub.source import Page
@@ -33,7 +36,7 @@ class BlockingRedis:
 
     def __init__(self, pool: Pool, *, name: str, prefix: str, clock: Clock, deadline: float) -> None:
         self.pool = pool
-        self._calls = Calls(name, prefix)
+        self._calls = Batches(name, prefix)
         self._clock = clock
         self._deadline = deadline
         self._sparing = SparingLog(log)
@@ -46,6 +49,26 @@ class BlockingRedis:
         except BackendError as error:
             raise calls.publish_failed(error, call.once) from error
         return calls.published(call, reply, is_first=is_first)
+
+    def publish_many(self, publications: Sequence[Each]) -> list[Published]:
+        """The same for many without idempotency keys, in their order, a batch at a time.
+
+        A batch is one step of the server and has one deadline: asked again after a cut it does nothing twice, and what
+        a publication is refused for holds up all after it. Raises PublishFailed, with how many are published.
+        """
+        done: list[Published] = []
+        for batch in self._calls.publish_many(publications):
+            refused: BackendError | None
+            try:
+                replies, is_first = self._persist(batch.call)
+                more, refused = batches.published_many(batch, replies, is_first=is_first)
+                done += more
+            except BackendError as error:
+                refused = error
+            if refused is not None:
+                asked, of = len(batch.parts), len(publications)
+                raise batches.many_failed(refused, done=len(done), asked=asked, of=of) from refused
+        return done
 
     def read(self, channel: str, after: int, limit: int, max_bytes: int, *, reverse: bool = False) -> Page:
         """A page and the head, of the same instant; as `Source.read`. Raises BackendError."""
@@ -73,6 +96,10 @@ class BlockingRedis:
                 was_sent = calls.go_on(
                     error, was_sent=was_sent, is_repeatable=call.is_repeatable, is_late=now() + PAUSE >= end
                 )
+            except Refused as error:
+                if was_sent:  # by an attempt before: that this one was refused says nothing of it
+                    raise ConnectionLost(str(error), was_sent=True) from error
+                raise
             is_first = False
             time.sleep(PAUSE)
 

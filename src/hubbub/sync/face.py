@@ -205,7 +205,12 @@ class Hubbub:
         """Publish pairs of channel and data, in their order, and return where each stands.
 
         All are looked at before the first is published: BadRequest and UnknownChannel name the first that is wrong, and
-        nothing was published then. Raises BackendError; those before it are published.
+        nothing was published then. Raises BackendError; those before it are published, and those after it are not.
+
+        Redis gets them in batches of at most 64 publications and 256 KiB. Each is one step of the server and has
+        `deadline` seconds; asked for again after a cut, it is done once. The PublishFailed says how many are published
+        and, where no answer came, how many perhaps. With its `is_retry_safe`, nothing of the list is published, and
+        all of it can be published again.
         """
         self._look_around()
         here = self._here()
@@ -221,7 +226,7 @@ class Hubbub:
                 raise BadRequest(f"publication {number} ({channel}): {error.message}") from None
         if here.redis is None or not is_direct:
             return here.background.call(lambda hub: hub.publish_many(listed))
-        return [here.redis.publish(*each) for each in admitted]
+        return here.redis.publish_many(admitted)
 
     def outbox(
         self, channel: str, data: Any, *, tags: dict[str, str] | None = None, idempotency_key: str = ""
