@@ -116,15 +116,18 @@ _URLS = frozenset({"broker", "store", "presence"})
 
 
 def overrides(url: str | None, sections: Mapping[str, Any]) -> dict[str, object]:
-    """Keyword arguments as dotted keys."""
+    """Keyword arguments as dotted keys; a table without keys is one that ends with its dot: `channels.chat.`."""
     found: dict[str, object] = {} if url is None else {"broker.url": url}
     for section, values in sections.items():
         if not isinstance(values, Mapping):
             found[f"{section}.url" if section in _URLS and isinstance(values, str) else section] = values
             continue
+        if not values:
+            found[f"{section}."] = values
         for name, value in values.items():
             if isinstance(value, Mapping):
-                found |= {f"{section}.{name}.{key}": inner for key, inner in value.items()}
+                keys = {f"{section}.{name}.{key}": inner for key, inner in value.items()}
+                found |= keys or {f"{section}.{name}.": value}
             else:
                 found[f"{section}.{name}"] = value
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -139,6 +139,15 @@ class PersonalChannels:
         return match.group(1) if match else None
 
 
+class Declaration(NamedTuple):
+    """Rules of some channels: what these are called and `where` their delivery is said, for people; their namespace."""
+
+    name: str
+    where: str
+    namespace: str
+    rules: ChannelRules
+
+
 class Namespaces:
     """All rules of one application, by namespace."""
 
@@ -201,18 +210,20 @@ class Namespaces:
     @property
     def durable(self) -> str:
         """Something that asks for a store, as its settings or class name it; "" if nothing does."""
-        said = [f"channels.{name}.delivery" for name, rules in self._rules.items() if rules.is_durable]
-        said += [f"the class of {pattern.text!r}" for pattern, rules in self._patterns if rules.is_durable]
-        return said[0] if said else ""
+        return next((each.where for each in self if each.rules.is_durable), "")
 
-    def __iter__(self) -> Iterator[tuple[str, ChannelRules]]:
-        return iter(self._rules.items())
+    def __iter__(self) -> Iterator[Declaration]:
+        """All that is declared, by settings and by classes; the default namespace always is."""
+        for name, rules in self._rules.items():
+            yield Declaration(name, f"channels.{name}.delivery", name, rules)
+        for pattern, rules in self._patterns:
+            where = f"the class of {pattern.text!r}"
+            yield Declaration(pattern.text, where, pattern.namespace or DEFAULT, rules)
 
     @property
     def max_bytes(self) -> int:
         """The largest payload that any channel takes; frame limits follow from it."""
-        declared = [rules for _, rules in self._patterns]
-        return max(rules.max_bytes for rules in [*self._rules.values(), *declared])
+        return max(each.rules.max_bytes for each in self)
 
 
 def _what_is_wrong(channel: str) -> str:

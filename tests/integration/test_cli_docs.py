@@ -63,8 +63,8 @@ def test_the_examples_do_what_is_printed(folder: tuple[Path, str]) -> None:
     path, port = folder
     assert len(examples()) > 10
     for line, said in examples():
-        # `serve` takes a free port, the others go to the one that runs; `config` shows neither.
-        variables = {"serve": {"HUBBUB_SERVER_PORT": "0"}, "config": {}}
+        # `serve` takes a free port, the others go to the one that runs; `config` and `doctor` show neither.
+        variables = {"serve": {"HUBBUB_SERVER_PORT": "0"}, "config": {}, "doctor": {}}
         words = line.split("hubbub ")[1].split()
         found = shell(path, line, said, variables.get(words[0], {"HUBBUB_SERVER_PORT": port}))
         assert expected(said.removesuffix("^C\n")).fullmatch(_plain(found)), (line, found)

@@ -181,6 +181,8 @@ async def test_what_may_not_be_written(path: Path, monkeypatch: pytest.MonkeyPat
         found = (await troubles(url_of(path)))["file"]
         assert found.level == "wrong"
         assert str(closed) in found.seen
+        assert ("beside app.db" in found.seen) == (closed == path.parent)
+        assert f"chown {os.getuid()} {closed}," in found.fix
 
 
 async def test_a_file_beside_a_broker_that_joins_several_is_doubtful(path: Path) -> None:

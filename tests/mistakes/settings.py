@@ -26,6 +26,16 @@ MISTAKES: list[Mistake] = [
         write='hub = Hubbub(channels={"news": {"delivery": "recent"}})',
     ),
     InPython(
+        title="A namespace without a table",
+        code='hub = Hubbub(channels={"news": None})',
+        sees=(
+            "hubbub.errors.ConfigurationError: argument: channels.news: expected a table of a namespace, such as "
+            '{"news": {}} for the default rules, found None'
+        ),
+        means="An empty table declares a namespace, as `[channels.news]` with no lines does in `hubbub.toml`.",
+        write='hub = Hubbub(channels={"news": {}})',
+    ),
+    InPython(
         title="An option of a section stands outside of it",
         code="hub = Hubbub(port=9000)",
         sees="hubbub.errors.ConfigurationError: argument: unknown setting port; the nearest known one is server.port",
@@ -141,6 +151,25 @@ MISTAKES: list[Mistake] = [
         ),
         means="Every variable that begins with `HUBBUB_` is a setting.",
         write="`HUBBUB_SERVER_PORT=9000`",
+    ),
+    InShell(
+        title="A variable that names a section",
+        environment={"HUBBUB_STORE": "sqlite:///app.db"},
+        command="hubbub serve",
+        sees="hubbub: HUBBUB_STORE: names a section and no setting of it, such as HUBBUB_STORE_URL",
+        means="In Python `store=` is enough for its `url`; a variable names the section and the key.",
+        write="`HUBBUB_STORE_URL=sqlite:///app.db`",
+    ),
+    InShell(
+        title="A variable that names a namespace",
+        environment={"HUBBUB_CHANNELS_CHAT": ""},
+        command="hubbub serve",
+        sees=(
+            "hubbub: HUBBUB_CHANNELS_CHAT: names a namespace and no rule of it; HUBBUB_CHANNELS_CHAT_DELIVERY=live "
+            "declares it with the defaults"
+        ),
+        means="A variable says one rule, and one rule declares the namespace.",
+        write="`HUBBUB_CHANNELS_CHAT_DELIVERY=live`, or `[channels.chat]` in `hubbub.toml`",
     ),
     InShell(
         title="Several workers without a broker",

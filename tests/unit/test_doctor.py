@@ -11,17 +11,20 @@ from typing import Any
 
 import pytest
 
+from hubbub import Hubbub
 from hubbub.brokers import scripts
+from hubbub.channels import ChannelRules, Delivery, Namespaces
 from hubbub.cli import main
 from hubbub.cli.terminal import Colours
 from hubbub.doctor import figures, neighbours, sentinels, trials
 from hubbub.doctor.configured import configured, is_this_machine
-from hubbub.doctor.findings import Finding
+from hubbub.doctor.examination import examine
+from hubbub.doctor.findings import Finding, Part
 from hubbub.doctor.machine import descriptors, machine
 from hubbub.doctor.rights import COMMANDS, Side, channels_of, rule
 from hubbub.presence import redis as presence
 from hubbub.redis.pipeline import Script
-from hubbub.settings import load, notes
+from hubbub.settings import Settings, load, notes
 from hubbub.version import VERSION
 
 Output = pytest.CaptureFixture[str]
@@ -210,11 +213,23 @@ def test_sentinels() -> None:
 
 def judged(**given: object) -> list[tuple[str, str]]:
     settings = load(None, {}, {name.replace("__", "."): value for name, value in given.items()})
-    return seen(configured(settings, notes(settings)))
+    first, *found, last = seen(configured(settings, notes(settings), Namespaces(settings.channels)))
+    assert (first, last) == (("settings", "ok"), ("channels", "ok"))
+    return found
+
+
+def about(hub: Hubbub) -> dict[str, Finding]:
+    """The settings of an application, by subject; of several on one subject the last."""
+    return {each.subject: each for each in configured(hub.settings, hub.notes(), hub.node.namespaces)}
+
+
+def declaring(hub: Hubbub, pattern: str, delivery: Delivery = "live") -> Hubbub:
+    hub.channel(pattern, subscribe="anyone", delivery=delivery)(type("Room", (), {}))
+    return hub
 
 
 def test_settings_that_are_right() -> None:
-    assert judged(auth__hmac_secret=SECRET, api__key=SECRET, broker__url="redis://there") == [("settings", "ok")]
+    assert judged(auth__hmac_secret=SECRET, api__key=SECRET, broker__url="redis://there") == []
 
 
 def test_settings_that_are_doubtful_or_wrong() -> None:
@@ -224,12 +239,75 @@ def test_settings_that_are_doubtful_or_wrong() -> None:
     assert judged(**redis, auth__hmac_secret="short") == [("access", "warning")]
     assert judged(**redis, auth__hmac_secret=["change-me" * 5, SECRET]) == [("access", "warning")]
     assert judged(**{**fine, "api__key": "abc"}) == [("api", "warning")]
-    assert judged(**{**fine, "api__key": ""}) == [("settings", "ok"), ("settings", "note")]
-    assert judged(**fine, server__trusted_proxies=["10.0.0.0/8"]) == [("settings", "ok")]
+    assert judged(**{**fine, "api__key": ""}) == [("settings", "note")]
+    assert judged(**fine, server__trusted_proxies=["10.0.0.0/8"]) == []
     for everybody in ("*", "0.0.0.0/0", "::/0"):
         assert judged(**fine, server__trusted_proxies=[everybody]) == [("proxies", "warning")]
     assert judged(**fine, presence__url="memory://") == [("presence", "warning")]
-    assert judged(**{**fine, "broker__url": "memory://"}) == [("settings", "ok"), ("broker", "note")]
+    assert judged(**{**fine, "broker__url": "memory://"}) == [("broker", "note")]
+
+
+def test_where_settings_are_from_is_always_said() -> None:
+    def where(env: dict[str, str], **given: object) -> str:
+        settings = load(None, env, {name.replace("__", "."): value for name, value in given.items()})
+        return configured(settings, notes(settings), Namespaces(settings.channels))[0].seen
+
+    assert where({}) == "no value is set in hubbub.toml, in HUBBUB_… variables or in arguments"
+    said = where({"HUBBUB_API_KEY": SECRET, "HUBBUB_BROKER_NAME": "shop"}, server__port=9000)
+    assert said == "read from HUBBUB_… variables, arguments of the program; all others are defaults"
+
+
+def test_what_to_set_is_the_remedy_and_no_part_of_what_was_seen() -> None:
+    settings = load(None, {})
+    fixes = {each.seen: each.fix for each in configured(settings, notes(settings), Namespaces())}
+    assert fixes["nobody may connect"].startswith("set auth.hmac_secret ")
+    assert fixes["the HTTP API is closed"] == "set api.key to open it"
+
+
+# -------------------------------------------------------------------------------------- channels declared by classes
+
+
+def test_channels_of_settings_and_of_classes_are_all_seen(folder: Path) -> None:
+    hub = Hubbub(store="sqlite:///app.db", channels={"chat": {"delivery": "recent"}})
+    assert about(hub)["channels"].seen == "live: default; recent: chat"
+    declaring(hub, "order:{id}", delivery="durable")
+    assert about(hub)["channels"].seen == "live: default; recent: chat; durable: order:{id}"
+    for number in range(20):
+        declaring(hub, f"room{number}:{{id}}")
+    assert re.match(r"live: default(, room\d+:\{id\}){9} and 11 more; recent", about(hub)["channels"].seen)
+
+
+def test_what_is_durable_in_a_class_needs_a_store(folder: Path) -> None:
+    hub = declaring(Hubbub(store="sqlite:///app.db"), "order:{id}", delivery="durable")
+    assert "store" not in about(hub)
+    assert "channels that are not durable" in about(hub)["broker"].seen
+    hub.override({"store.url": ""})
+    found = about(hub)["store"]
+    assert (found.level, "the class of 'order:{id}'" in found.seen) == ("wrong", True)
+    assert "store.url" in found.fix
+
+
+def test_settings_that_an_application_made_itself_need_a_store_too(folder: Path) -> None:
+    hub = Hubbub(settings=Settings(channels={"orders": ChannelRules(delivery="durable")}))
+    assert about(hub)["store"].level == "wrong"
+    assert "channels.orders.delivery" in about(hub)["store"].seen
+
+
+async def parts_of(hub: Hubbub, *, is_whole: bool = True) -> list[Part]:
+    namespaces = hub.node.namespaces if is_whole else None
+    return [part async for part in examine(hub.settings, hub.notes(), namespaces)]
+
+
+async def test_a_store_that_nothing_uses_is_told_of(folder: Path) -> None:
+    hub = Hubbub(store="sqlite:///app.db")
+    use = (await parts_of(hub))[-1].findings[0]
+    assert (use.subject, use.level) == ("use", "note")
+    assert "main:hub" not in use.fix
+    use = (await parts_of(hub, is_whole=False))[-1].findings[0]
+    assert "hubbub doctor main:hub" in use.fix
+    declaring(hub, "order:{id}", delivery="durable")
+    assert "use" not in {each.subject for each in (await parts_of(hub))[-1].findings}
+    assert "use" in {each.subject for each in (await parts_of(hub, is_whole=False))[-1].findings}
 
 
 def test_everything_allowed_is_for_this_machine_only() -> None:
@@ -237,11 +315,8 @@ def test_everything_allowed_is_for_this_machine_only() -> None:
     assert ("access", "wrong") in judged(**given, server__host="0.0.0.0")
     assert ("access", "wrong") in judged(**given, server__host="example.com")
     for host in ("127.0.0.1", "::1", "localhost"):
-        assert judged(**given, server__host=host) == [("settings", "ok"), ("settings", "note")]
-    assert judged(**given, server__host="0.0.0.0", server__unix="/run/h.sock") == [
-        ("settings", "ok"),
-        ("settings", "note"),
-    ]
+        assert judged(**given, server__host=host) == [("settings", "note")]
+    assert judged(**given, server__host="0.0.0.0", server__unix="/run/h.sock") == [("settings", "note")]
 
 
 def test_this_machine() -> None:
@@ -290,7 +365,7 @@ def test_findings_as_text(folder: Path, capsys: Output) -> None:
     said = capsys.readouterr().out
     lines = said.splitlines()
     assert lines[0] == "settings"
-    assert "  ok       settings     read from hubbub.toml" in lines
+    assert "  ok       settings     read from hubbub.toml; all others are defaults" in lines
     assert "  note     broker       memory://: one process only." in said
     assert '                        → broker.url = "redis://…" joins many processes' in lines
     assert "machine" in lines
@@ -317,6 +392,32 @@ def test_an_application_s_own_hub(folder: Path, capsys: Output, monkeypatch: pyt
     said = json.loads(capsys.readouterr().out)
     assert [each["level"] for each in said["findings"] if each["subject"] == "api"] == ["warning"]
     assert main(["doctor", "doctored:hub", "--config", "hubbub.toml"]) == 2
+
+
+def test_classes_of_an_application_are_seen(folder: Path, capsys: Output) -> None:
+    (folder / "declaring.py").write_text(
+        "from hubbub import Hubbub\nhub = Hubbub(store='sqlite:///app.db')\n"
+        "@hub.channel('order:{id}', delivery='durable', subscribe='anyone')\nclass Order: ...\n"
+    )
+    assert main(["doctor", "declaring:hub"]) == 0
+    said = capsys.readouterr().out
+    assert "  ok       channels     live: default; durable: order:{id}\n" in said
+    assert "store: sqlite:///app.db" in said
+    (folder / "hubbub.toml").write_text("")
+    (folder / "homeless.py").write_text((folder / "declaring.py").read_text() + "hub.override({'store.url': ''})\n")
+    assert main(["doctor", "homeless:hub"]) == 1
+    assert "the class of 'order:{id}' is 'durable', and there is no store" in capsys.readouterr().out
+
+
+def test_a_class_that_is_refused_is_one_line_that_names_its_place_once(folder: Path, capsys: Output) -> None:
+    (folder / "refused.py").write_text(
+        "from hubbub import Hubbub\nhub = Hubbub()\n"
+        "@hub.channel('order:{id}', delivery='durable', subscribe='anyone')\nclass Order: ...\n"
+    )
+    assert main(["doctor", "refused:hub"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("hubbub: Order (refused.py, line 3): channels.order.delivery = 'durable': needs a store")
+    assert said.count("refused.py") == 1
 
 
 def test_settings_that_cannot_be_read_are_one_line(folder: Path, capsys: Output) -> None:

@@ -321,7 +321,7 @@ def test_values(key: str, toml: str, variable: str | None, value: Any) -> None:
             "[channels.chat]\nhistory_size = 0",
             "channels.chat: history_size = 0: expected more than 0; delivery = 'live' keeps nothing",
         ),
-        ("[channels.x]\npresence = true", "channels.x: [channels.x]: a namespace has two or more"),
+        ("[channels.x]\npresence = true", "[channels.x]: a namespace has two or more"),
         ("server = 5", "server: expected a table, [server], found an integer"),
         ("[[server]]\nport = 1", "server: expected a table, [server], found a list"),
         (
@@ -356,7 +356,7 @@ def test_what_is_no_duration(seconds: str) -> None:
             "channels.chat.delivery = 'durable': needs a store: store.url = 'sqlite:///app.db' (HUBBUB_STORE_URL)",
         ),
         ("HUBBUB_CHANNELS_CHAT_MAX_BYTES", "0", "channels.chat: max_bytes = 0: expected more than 0"),
-        ("HUBBUB_CHANNELS_X_PRESENCE", "1", "channels.x: [channels.x]: a namespace has two or more"),
+        ("HUBBUB_CHANNELS_X_PRESENCE", "1", "[channels.x]: a namespace has two or more"),
     ],
 )
 def test_wrong_values_in_the_environment(variable: str, value: str, text: str) -> None:

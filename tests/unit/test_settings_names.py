@@ -83,7 +83,8 @@ def test_an_ambiguous_variable() -> None:
     [
         ("server.prot", "server.port"),
         ("port", "server.port"),
-        ("channels.chat", "channels.default."),
+        ("channels.read", "channels.default.read"),
+        ("sever.", "server"),
         ("channels.chat.histroy_ttl", "channels.chat.history_ttl"),
         ("", ""),
         (".", ""),

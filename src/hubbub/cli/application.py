@@ -58,9 +58,8 @@ def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ConfigurationError as error:
-        if error.__traceback__ is not None:
-            raise ConfigurationError(f"{_place(error)}: {error}") from None
-        raise
+        place = _place(error)
+        raise ConfigurationError(str(error) if f"({place})" in str(error) else f"{place}: {error}") from None
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if name == missing or name.startswith(missing + "."):

@@ -12,7 +12,7 @@ import logging
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from hubbub.cli.arguments import add_config, settings_of
@@ -21,7 +21,6 @@ from hubbub.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hubbub.doctor.findings import Finding, Part
-    from hubbub.settings import Settings
 
 EXAMPLE = """\
   hubbub doctor
@@ -50,8 +49,7 @@ def run(options: argparse.Namespace) -> int:
 
     if not logging.getLogger().handlers:
         logging.getLogger("hubbub").addHandler(logging.NullHandler())  # what goes wrong is among the findings
-    settings, notes = _settings(options)
-    parts = asyncio.run(_examined(settings, notes, is_silent=options.json))
+    parts = asyncio.run(_examined(_wanted(options), is_silent=options.json))
     wrong, warnings = count(parts, "wrong"), count(parts, "warning")
     if options.json:
         print(_json(parts, wrong, warnings))
@@ -61,26 +59,26 @@ def run(options: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _settings(options: argparse.Namespace) -> tuple[Settings, list[str]]:
+def _wanted(options: argparse.Namespace) -> AsyncIterator[Part]:
+    """The examination that is asked for. Raises ConfigurationError."""
+    from hubbub.doctor.examination import examine
     from hubbub.settings import notes
 
     if options.hub is None:
         settings = settings_of(options)
-        return settings, notes(settings)
+        return examine(settings, notes(settings))
     if options.config is not None:
         raise ConfigurationError(f"--config: {options.hub} says itself where its settings are: Hubbub(config=…)")
     from hubbub.cli.application import hub_of
 
     hub = hub_of(options.hub)
-    return hub.settings, hub.notes()
+    return examine(hub.settings, hub.notes(), hub.node.namespaces)
 
 
-async def _examined(settings: Settings, notes: list[str], *, is_silent: bool) -> list[Part]:
+async def _examined(examination: AsyncIterator[Part], *, is_silent: bool) -> list[Part]:
     """All parts; each is shown as soon as it is known."""
-    from hubbub.doctor.examination import examine
-
     parts: list[Part] = []
-    async for part in examine(settings, notes):
+    async for part in examination:
         if not is_silent:
             _print(part, is_first=not parts)
         parts.append(part)

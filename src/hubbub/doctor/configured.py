@@ -10,7 +10,9 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import get_args
 
+from hubbub.channels import Delivery, Namespaces
 from hubbub.doctor.findings import Finding
 from hubbub.settings import Settings
 
@@ -20,31 +22,53 @@ LONG_SECRET, LONG_KEY = 32, 16
 #: What stands in examples.
 _EXAMPLES = re.compile(r"change.?me|^(secret|password|example)\b", re.IGNORECASE)
 
+#: Where settings come from, in words.
+_PLACES = {"argument": "arguments of the program"}
+
+#: Names of namespaces in one line, for each delivery.
+_SHOWN = 10
+
 #: How those of the settings' own notes begin that tell of something doubtful.
 _DOUBTFUL = ("nobody may connect", "auth.jwks_url is http")
 
 _NEW_SECRET = "python3 -c 'import secrets; print(secrets.token_hex(32))' makes one"
 
 
-def configured(settings: Settings, notes: Iterable[str]) -> list[Finding]:
-    """Everything about the settings. `notes` are those that the start of a server prints, see `settings.notes`."""
+def configured(settings: Settings, notes: Iterable[str], namespaces: Namespaces) -> list[Finding]:
+    """Everything about the settings, and the channels that are declared here and by classes.
+
+    `notes` are those that the start of a server prints, see `settings.notes`.
+    """
     findings = [_noted(note) for note in notes]
     findings += [*_insecure(settings), *_secrets(settings), *_api_key(settings), *_proxies(settings)]
-    findings += [*_workers(settings), *_kept_here(settings)]
-    if all(finding.level in ("ok", "note") for finding in findings):
-        findings.insert(0, Finding("settings", "ok", _where(settings)))
-    return findings
+    findings += [*_homeless(settings, namespaces), *_workers(settings), *_kept_here(settings, namespaces)]
+    return [Finding("settings", "ok", _where(settings)), *findings, _declared(namespaces)]
+
+
+def _declared(namespaces: Namespaces) -> Finding:
+    """Which channels there are, by what becomes of a publication: so that one sees what was not seen."""
+    names: dict[str, list[str]] = {}
+    for each in namespaces:
+        names.setdefault(each.rules.delivery, []).append(each.name)
+    found = [f"{delivery}: {_few(names[delivery])}" for delivery in get_args(Delivery) if delivery in names]
+    return Finding("channels", "ok", "; ".join(found))
+
+
+def _few(names: list[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _where(settings: Settings) -> str:
-    places = sorted({origin for origin in settings.sources.values() if not origin.startswith("HUBBUB_")})
-    if any(origin.startswith("HUBBUB_") for origin in settings.sources.values()):
-        places.append("HUBBUB_… variables")
-    return f"read from {', '.join(places)}" if places else "all are defaults"
+    origins = {"HUBBUB_… variables" if each.startswith("HUBBUB_") else each for each in settings.sources.values()}
+    if not origins:
+        return "no value is set in hubbub.toml, in HUBBUB_… variables or in arguments"
+    return f"read from {', '.join(sorted(_PLACES.get(each, each) for each in origins))}; all others are defaults"
 
 
 def _noted(note: str) -> Finding:
-    return Finding("settings", "warning" if note.startswith(_DOUBTFUL) else "note", note)
+    seen, colon, fix = note.partition(": set ")
+    return Finding("settings", "warning" if note.startswith(_DOUBTFUL) else "note", seen, f"set {fix}" if colon else "")
 
 
 def _insecure(settings: Settings) -> Iterator[Finding]:
@@ -99,6 +123,17 @@ def _proxies(settings: Settings) -> Iterator[Finding]:
         )
 
 
+def _homeless(settings: Settings, namespaces: Namespaces) -> Iterator[Finding]:
+    """What is read from files and given as arguments was refused by now; an application may make settings itself."""
+    if namespaces.durable and not settings.store.url:
+        yield Finding(
+            "store",
+            "wrong",
+            f"{namespaces.durable} is 'durable', and there is no store: no server starts",
+            "store.url = 'sqlite:///app.db' (HUBBUB_STORE_URL)",
+        )
+
+
 def _workers(settings: Settings) -> Iterator[Finding]:
     workers, cores = settings.server.workers, os.cpu_count() or 1
     if workers > cores:
@@ -110,13 +145,14 @@ def _workers(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _kept_here(settings: Settings) -> Iterator[Finding]:
+def _kept_here(settings: Settings, namespaces: Namespaces) -> Iterator[Finding]:
     if settings.broker.url.startswith("memory:"):
+        kept = "what channels that are not durable keep" if namespaces.durable else "what channels keep"
         yield Finding(
             "broker",
             "note",
-            "memory://: one process only. Other servers and back-end processes hear nothing of it, and what channels"
-            " keep, and who is there, ends with it",
+            f"memory://: one process only. Other servers and back-end processes hear nothing of it, and {kept}, and who"
+            " is there, ends with it",
             'broker.url = "redis://…" joins many processes',
         )
         return

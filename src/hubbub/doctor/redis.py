@@ -6,6 +6,8 @@ know: how answers are judged.
 
 from __future__ import annotations
 
+import errno
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -26,7 +28,7 @@ from hubbub.redis.dialing import dial
 from hubbub.redis.pipeline import Pipeline
 from hubbub.redis.topology import Endpoint, endpoint_of
 from hubbub.redis.wire import RedisError
-from hubbub.settings import Settings
+from hubbub.settings import Broker, Settings
 from hubbub.settings.sections import without_password
 
 _CLIENT = "hubbub-doctor"
@@ -52,8 +54,8 @@ class Server(NamedTuple):
         return f"{' and '.join(self.sides)}: {without_password(self.url)}"
 
 
-async def examined(server: Server, settings: Settings, clock: Clock) -> list[Finding]:
-    """Everything about one server. Never raises BackendError: that is a finding."""
+async def examined(server: Server, settings: Settings, clock: Clock, *, namespaces: Namespaces) -> list[Finding]:
+    """Everything about one server, for these channels. Never raises BackendError: that is a finding."""
     try:
         endpoint = endpoint_of(server.url, client_name=_CLIENT)
     except ConfigurationError as error:
@@ -62,7 +64,7 @@ async def examined(server: Server, settings: Settings, clock: Clock) -> list[Fin
     try:
         async with _connected(endpoint, clock) as pipeline:
             found += [Finding("reachable", "ok", endpoint.name), *_encryption(server.url)]
-            await _ask(pipeline, endpoint, found, server, settings=settings, clock=clock)
+            await _ask(pipeline, endpoint, found, server, settings=settings, namespaces=namespaces, clock=clock)
     except BackendError as error:
         found.append(Finding("reachable", "wrong", str(error), _remedy(error, server.setting)))
     return found
@@ -86,8 +88,21 @@ def _remedy(error: BackendError, setting: str) -> str:
     if "did not answer for" in text or "did not answer in time" in text or "no answer for" in text:
         return "see whether it is stopped, swapping or busy: its log, and SLOWLOG GET once it answers"
     if "cannot be reached" in text and "TLS" not in text:
-        return f"start it, correct {setting}, or open the way to it"
+        return next((fix for sign, fix in _FOR_NOW if sign in text), _START_IT).format(setting)
     return f"correct {setting}, or the server"
+
+
+#: What is in the text, for everybody's system has other words, and what that asks for.
+_FOR_NOW = (
+    (
+        f"[Errno {errno.ECONNREFUSED}]",
+        "nothing listens there: start Redis or Valkey on that host and port, or correct {}",
+    ),
+    (f"[Errno {socket.EAI_NONAME}]", "no machine has that name: correct the host in {}, or what resolves names here"),
+    (f"[Errno {socket.EAI_AGAIN}]", "names are not resolved here: mend that, or give an address in {}"),
+    ("no connection within", "nobody answers there: a firewall, or a machine that is down; else correct {}"),
+)
+_START_IT = "start it, correct {}, or open the way to it"
 
 
 def _encryption(url: str) -> list[Finding]:
@@ -100,14 +115,21 @@ def _encryption(url: str) -> list[Finding]:
 
 
 async def _ask(
-    pipeline: Pipeline, endpoint: Endpoint, found: list[Finding], server: Server, *, settings: Settings, clock: Clock
+    pipeline: Pipeline,
+    endpoint: Endpoint,
+    found: list[Finding],
+    server: Server,
+    *,
+    settings: Settings,
+    namespaces: Namespaces,
+    clock: Clock,
 ) -> None:
     """Adds to what was found, so that an end in the middle leaves it. Raises BackendError."""
     is_broker = "broker" in server.sides
     name = settings.broker.name
     found += await _figures(pipeline)
     if is_broker:
-        found.append(await _buffers(pipeline, Namespaces(settings.channels).max_bytes))
+        found.append(await _buffers(pipeline, namespaces.max_bytes))
     found.append(await answering(pipeline, clock))
     found.append(await clocks(pipeline, clock))
     if any((finding.subject, finding.level) == ("role", "wrong") for finding in found):
@@ -118,7 +140,9 @@ async def _ask(
     if is_broker:
         if all(finding.level == "ok" for finding in rightly):
             found.append(await publishing(pipeline, clock, name=name))
-        found += await _listening(pipeline, endpoint, settings, clock=clock, user=server.user, allow=allow)
+        named = dict.fromkeys(each.namespace for each in namespaces if each.namespace != DEFAULT)
+        listening = Listening(settings.broker, list(named) or [DEFAULT], server.user, allow)
+        found += await _listening(pipeline, endpoint, listening, clock=clock)
         found.append(_name(settings))
 
 
@@ -138,19 +162,25 @@ async def _buffers(pipeline: Pipeline, largest: int) -> Finding:
     return buffers(reply.get(_LIMIT.encode(), b"").decode(), largest=largest)
 
 
-async def _listening(
-    pipeline: Pipeline, endpoint: Endpoint, settings: Settings, *, clock: Clock, user: str, allow: str
-) -> list[Finding]:
+class Listening(NamedTuple):
+    """What is to be listened to, as which user, and the command that lets it."""
+
+    broker: Broker
+    namespaces: list[str]
+    user: str
+    allow: str
+
+
+async def _listening(pipeline: Pipeline, endpoint: Endpoint, wanted: Listening, *, clock: Clock) -> list[Finding]:
     """What needs a connection that listens."""
-    prefix = settings.broker.prefix
-    neighbours = Neighbours(name=settings.broker.name, prefix=prefix)
+    prefix = wanted.broker.prefix
+    neighbours = Neighbours(name=wanted.broker.name, prefix=prefix)
     listener = Listener(endpoint, pipeline, clock=clock, on_message=neighbours.hear)
     try:
         heard = await hearing(listener)
         if heard.level != "ok":
             return [heard]
-        namespaces = [each for each in settings.channels if each != DEFAULT] or [DEFAULT]
-        may = await subscribing(listener, namespaces, prefix=prefix, user=user, allow=allow)
+        may = await subscribing(listener, wanted.namespaces, prefix=prefix, user=wanted.user, allow=wanted.allow)
         return [heard, *may, *await neighbours.find(pipeline, listener)]
     finally:
         listener.close()

@@ -1,7 +1,7 @@
 """The store of durable channels, examined as hubbub would use it.
 
-Answers for: which kind of store is named. Refuses to know: what is looked at in
-each kind.
+Answers for: which kind of store is named, and whether anything uses it. Refuses to know: what is looked at in each
+kind.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import importlib.util
 from pathlib import Path
 
+from hubbub.channels import Namespaces
 from hubbub.clock import Clock
 from hubbub.doctor.findings import Finding, Part
 from hubbub.settings import Settings
@@ -17,7 +18,7 @@ from hubbub.settings.sections import without_password
 
 
 async def stored(settings: Settings, clock: Clock) -> Part | None:
-    """The part about the store; None where there is none: settings that need one are refused when they are read."""
+    """The part about the store; None where there is none: that one is needed is said of the settings."""
     url = settings.store.url
     if not url:
         return None
@@ -35,6 +36,16 @@ async def stored(settings: Settings, clock: Clock) -> Part | None:
     from hubbub.doctor.store_server import examined_server
 
     return Part(about, await examined_server(settings, clock))
+
+
+def unused(namespaces: Namespaces, *, is_whole: bool) -> list[Finding]:
+    """Whether nothing is kept there. `is_whole`: these are all channels that there will be, those of classes, too."""
+    if namespaces.durable:
+        return []
+    fix = 'delivery = "durable" where nobody may miss anything, or no store.url'
+    if not is_whole:
+        fix = f"if an application declares channels by classes: hubbub doctor main:hub; else {fix}"
+    return [Finding("use", "note", "nothing is kept here: no channel that is declared is durable", fix)]
 
 
 def _forgets() -> Finding:

@@ -54,9 +54,9 @@ def library(version: tuple[int, ...]) -> Finding:
         *(
             "version",
             "note",
-            f"{seen}: before 3.51.3 two connections that write can rarely corrupt a file; here is one",
+            f"{seen}: before 3.51.3 two connections that write can, rarely, corrupt a file; hubbub has one",
         ),
-        "nothing; but let no other program write there",
+        "nothing, as long as no other program writes into that file",
     )
 
 

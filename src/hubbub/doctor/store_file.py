@@ -54,8 +54,10 @@ def _folder(path: Path, folder: Path) -> Iterator[Finding]:
     files = [path, *(beside(path, suffix) for suffix in ("-owner", "-wal", "-shm"))]
     closed = [each for each in (folder, *(file for file in files if file.exists())) if not os.access(each, os.W_OK)]
     if closed:
-        seen = f"{closed[0]} may not be written by this user"
-        yield Finding("file", "wrong", seen, f"chown it to the user that hubbub runs as (here: uid {os.getuid()})")
+        user = f"this user (uid {os.getuid()})"
+        why = f", and SQLite makes files there beside {path.name}" if closed[0] == folder else ""
+        fix = f"chown {os.getuid()} {closed[0]}, if hubbub runs as this user; else run hubbub doctor as that one"
+        yield Finding("file", "wrong", f"{closed[0]} may not be written by {user}{why}", fix)
     elif not path.exists():
         yield Finding("file", "ok", f"not there yet: the first server makes it, in {folder}")
     elif not path.is_file():

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hubbub.channels import ChannelRules
+from hubbub.channels import DEFAULT, ChannelRules, Namespaces
 from hubbub.errors import ConfigurationError
 from hubbub.settings.document import read_document
-from hubbub.settings.names import is_section, keys, kind, named, nearest, plain, unknown
+from hubbub.settings.names import is_section, keys, kind, named, nearest, nearest_section, plain, unknown
 from hubbub.settings.sections import LOCAL_ORIGINS, SECTIONS
 from hubbub.settings.values import Found, read
 
@@ -29,7 +29,18 @@ DEV: Layer = {
 
 
 def _put(layer: Layer, found: Found) -> None:
-    layer.setdefault(found.section, {})[found.name] = found._replace(value=read(found))
+    _declare(layer, found.section, found.origin)
+    layer[found.section][found.name] = found._replace(value=read(found))
+
+
+def _declare(layer: Layer, section: str, origin: str) -> None:
+    """A section without a word: one of channels declares its namespace, with the default rules."""
+    if section not in SECTIONS:
+        try:
+            Namespaces({section.removeprefix("channels."): ChannelRules()})  # which judges the name
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{origin}: {error}") from None
+    layer.setdefault(section, {})
 
 
 # The file ---------------------------------------------------------------------------------------------------
@@ -39,7 +50,7 @@ def from_file(path: Path) -> Layer:
     """What a TOML file says. Raises ConfigurationError."""
     layer: Layer = {}
     for section, table in _tables(str(path), read_document(path)):
-        layer[section] = {}  # an empty table declares its namespace, too
+        _declare(layer, section, str(path))
         for name, value in table.items():
             if name not in kind(section).__struct_fields__:
                 unknown(str(path), f"{section}.{plain(name)}", nearest(f"{section}.{name}", section))
@@ -52,8 +63,7 @@ def _tables(origin: str, document: dict[str, Any]) -> Iterator[tuple[str, dict[s
         if section not in SECTIONS and section != "channels":
             if not isinstance(table, dict):
                 unknown(origin, plain(section), nearest(section))
-            near = difflib.get_close_matches(section, [*SECTIONS, "channels"], 1, 0)[0]
-            near = near.replace("channels", "channels.<namespace>")
+            near = nearest_section(section).replace("channels", "channels.<namespace>")
             unknown(origin, f"[{plain(section)}]", f"[{near}]")
         if not isinstance(table, dict):
             raise ConfigurationError(f"{origin}: {section}: expected a table, [{section}], found {named(table)}")
@@ -72,15 +82,51 @@ def _tables(origin: str, document: dict[str, Any]) -> Iterator[tuple[str, dict[s
 # Arguments --------------------------------------------------------------------------------------------------
 
 
+_ARGUMENT = "argument"
+
+
 def from_arguments(arguments: Mapping[str, object]) -> Layer:
-    """What arguments with dotted keys say. Raises ConfigurationError."""
+    """What arguments with dotted keys say; None is one that is not given. Raises ConfigurationError.
+
+    A table without keys is a key that ends with its dot: `channels.chat.` declares a namespace by its defaults.
+    """
     layer: Layer = {}
     for key, value in arguments.items():
-        section, _, name = key.rpartition(".")
-        if not is_section(section) or name not in kind(section).__struct_fields__:
-            unknown("argument", plain(key), nearest(key, section))
-        _put(layer, Found(section, name, value, "argument", is_text=isinstance(value, str)))
+        section, dot, name = key.rpartition(".")
+        if dot and not name and value == {}:
+            _put_empty(layer, section)
+        elif is_section(section) and name in kind(section).__struct_fields__:
+            if value is not None:
+                _put(layer, Found(section, name, value, _ARGUMENT, is_text=isinstance(value, str)))
+        elif key not in {*SECTIONS, "channels"}:
+            _no_setting(section, name, value)
+        elif value is not None:
+            field = 'channels={"chat": {}}' if key == "channels" else f'{key}={{"{_first(key)}": …}}'
+            raise ConfigurationError(f"{_ARGUMENT}: {key}: expected a table, such as {field}, found {named(value)}")
     return layer
+
+
+def _put_empty(layer: Layer, table: str) -> None:
+    """A table without keys, where there may be one."""
+    section, _, name = table.rpartition(".")
+    if table.startswith("channels.") or table in SECTIONS:
+        _declare(layer, table, _ARGUMENT)
+    elif is_section(section) and name in kind(section).__struct_fields__:
+        read(Found(section, name, {}, _ARGUMENT))  # which no table can be
+    elif table != "channels":  # nothing is declared by an application that declares nothing
+        unknown(_ARGUMENT, plain(table), nearest(table, section) if section else nearest_section(table))
+
+
+def _no_setting(section: str, name: str, value: object) -> NoReturn:
+    if section == "channels" and name not in {"", *ChannelRules.__struct_fields__}:
+        expected = f'expected a table of a namespace, such as {{"{name}": {{}}}} for the default rules'
+        raise ConfigurationError(f"{_ARGUMENT}: channels.{plain(name)}: {expected}, found {named(value)}")
+    key = f"{section}.{name}" if section else name
+    unknown(_ARGUMENT, plain(key), nearest(key, section))
+
+
+def _first(section: str) -> str:
+    return kind(section).__struct_fields__[0]
 
 
 # The environment --------------------------------------------------------------------------------------------
@@ -129,7 +175,14 @@ def _channel_key(variable: str, declared: list[str]) -> str | None:
 def _unknown_variable(variable: str, declared: list[str]) -> NoReturn:
     rest = variable.removeprefix("HUBBUB_").lower()
     section, _, name = rest.partition("_")
-    guessed = [*declared, f"channels.{name.partition('_')[0]}"] if section == "channels" else declared
+    if rest in SECTIONS or rest == "channels":
+        field = "CHAT_DELIVERY" if rest == "channels" else _first(rest).upper()
+        raise ConfigurationError(f"{variable}: names a section and no setting of it, such as {variable}_{field}")
+    guess = DEFAULT if name in ChannelRules.__struct_fields__ else name.partition("_")[0]
+    if section == "channels" and (guess == name != "" or variable in map(_variable, declared)):
+        declares = f"{variable}_DELIVERY=live declares it with the defaults"
+        raise ConfigurationError(f"{variable}: names a namespace and no rule of it; {declares}")
+    guessed = [*declared, f"channels.{guess}"] if section == "channels" else declared
     namespaces = {each.removeprefix("channels.") for each in guessed} - {""}
     known = {_variable(key): key for key in keys(sorted(namespaces))}
     near = difflib.get_close_matches(variable.upper(), known, 1, 0)[0]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from hubbub.channels import ChannelRules, Namespaces
+from hubbub.channels import ChannelRules
 from hubbub.errors import ConfigurationError
 from hubbub.settings.checks import check
 from hubbub.settings.layers import DEV, Layer, from_arguments, from_environment, from_file
@@ -29,11 +29,12 @@ def load(
 ) -> Settings:
     """The settings of a TOML file, the environment (None: this process's) and arguments, the strongest last.
 
-    `overrides` has dotted keys (`server.port`); None is an argument not given, and `dev` is the flag. Raises
-    ConfigurationError.
+    `overrides` has dotted keys (`server.port`; `channels.chat.` for a namespace with the default rules); None is an
+    argument not given, and `dev` is the flag. Raises ConfigurationError.
     """
-    arguments = {key: value for key, value in (overrides or {}).items() if value is not None}
-    dev = arguments.pop("dev", False)
+    arguments = dict(overrides or {})
+    dev = arguments.pop("dev", None)
+    dev = False if dev is None else dev
     if not isinstance(dev, bool):
         raise ConfigurationError(f"argument: dev = {dev!r}: expected true or false")
     written = from_file(path) if path is not None else {}
@@ -62,12 +63,10 @@ def _build(layer: Layer, *, dev: bool) -> Settings:
 
 def _rules(section: str, found: Mapping[str, Found], values: Mapping[str, Any]) -> ChannelRules:
     try:
-        rules = ChannelRules(**values)
-        Namespaces({section.removeprefix("channels."): rules})  # which judges the name
+        return ChannelRules(**values)
     except ConfigurationError as error:
         where = ", ".join(dict.fromkeys(each.origin for each in found.values()))
-        raise ConfigurationError(f"{where}: {plain(section)}: {error}" if where else str(error)) from None
-    return rules
+        raise ConfigurationError(f"{where}: {plain(section)}: {error}") from None
 
 
 def origins(settings: Settings) -> dict[str, str]:

@@ -40,6 +40,11 @@ def nearest(key: str, section: str = "") -> str:
     return next((k for k in known if k.endswith(name)), difflib.get_close_matches(key, known, 1, 0)[0])
 
 
+def nearest_section(section: str) -> str:
+    """What `section` was meant to be, without a namespace."""
+    return difflib.get_close_matches(section, [*SECTIONS, "channels"], 1, 0)[0]
+
+
 def unknown(origin: str, key: str, meant: str) -> NoReturn:
     """Refuse a key that nobody knows."""
     raise ConfigurationError(f"{origin}: unknown setting {key}; the nearest known one is {meant}")
@@ -74,4 +79,5 @@ _NAMES = {
     str: "a string",
     list: "a list",
     dict: "a table",
+    type(None): "None",
 }
