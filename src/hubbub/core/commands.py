@@ -171,7 +171,7 @@ async def subscribe(node: Node, client: Client, id: int, request: wire.Subscribe
     if channel in client.subscriptions:
         raise _already(client.subscriptions[channel])
     if len(client.subscriptions) >= node.limits.max_channels:
-        raise LimitExceeded
+        raise LimitExceeded(f"limit exceeded: client.max_channels = {node.limits.max_channels}")
     grant = node.access.subscribe(client, channel, request.token, node.clock.time())
     guard = node.handlers.guard(channel)
     subscription = node.doorkeeper.reserve(client, channel, rules, guard=guard)
