@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from tests.backends import KINDS, Kind, RedisServer, free_port
 from tests.contracts.conftest import Node
 from tests.integration.certificates import Certificate
 from tests.integration.redis_support import guarded, made, outcome, sentinel_url
-from tests.integration.test_redis_ears import listening, said, until
+from tests.integration.test_redis_ears import Listener, listening, said, until
 from tests.serving import Cable
 
 from hubbub.brokers.base import StreamOptions
@@ -19,7 +20,9 @@ from hubbub.brokers.redis import RedisBroker
 from hubbub.clock import SystemClock
 from hubbub.errors import BackendError
 from hubbub.model import Publication
+from hubbub.redis import dialing as dialing_module
 from hubbub.redis.pipeline import Pipeline
+from hubbub.redis.wire import REPLICA
 
 
 @pytest.fixture(params=KINDS)
@@ -126,6 +129,81 @@ async def test_a_broker_whose_two_connections_are_at_different_servers_finds_out
         await until(lambda: node.heard.renewed == ["a", "a"])
         await published(node, "2")
         await broker.stop()
+
+
+@pytest.fixture
+def two_backends(own_backend: RedisServer) -> Iterator[tuple[RedisServer, RedisServer]]:
+    """Two servers of a kind that have nothing to do with each other, yet."""
+    with RedisServer(own_backend.kind) as other:
+        yield own_backend, other
+
+
+@pytest.fixture
+def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers are asked all the time whether they lead."""
+    monkeypatch.setattr(dialing_module, "ROLE_EVERY", 0.05)
+
+
+@pytest.mark.usefixtures("watchful")
+async def test_a_demoted_server_is_left_for_the_one_that_the_address_leads_to_now(
+    two_backends: tuple[RedisServer, RedisServer],
+) -> None:
+    """It goes on, and what is published on the new one arrives on it by replication: a probe comes back for ever."""
+    old, new = two_backends
+    async with Cable(old.port) as cable, listening(f"redis://127.0.0.1:{cable.port}", "a", "b") as listener:
+        await listener.hears(old, "a", "before")
+        cable.lead_to(new.port)
+        await said(old, "REPLICAOF", "127.0.0.1", new.port)
+        await until(lambda: listener.renewed)
+        assert sorted(listener.renewed[0]) == ["a", "b"]
+        await listener.hears(new, "a", "after")
+        assert await said(new, "PUBSUB", "NUMSUB", "a") in ([b"a", 1], {b"a": 1})
+        assert await said(old, "PUBSUB", "NUMSUB", "a") in ([b"a", 0], {b"a": 0})
+        assert listener.counts["redis_deaf"] == 0
+
+
+@pytest.mark.usefixtures("watchful")
+async def test_a_demoted_server_with_no_other_is_no_server_until_it_is_promoted(
+    own_backend: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with listening(own_backend.url, "a") as listener:
+        await said(own_backend, "REPLICAOF", "127.0.0.1", free_port())
+        await until(lambda: listener.counts["redis_connect_failed"] > 3)
+        assert not listener.ears.is_connected
+        assert not listener.renewed
+        with pytest.raises(BackendError, match="name the primary, or its Sentinels, in the URL"):
+            await Listener(own_backend.url).ears.start()
+        await said(own_backend, "REPLICAOF", "NO", "ONE")
+        await until(lambda: listener.renewed)
+        await listener.hears(own_backend, "a")
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert sum("no connection for subscriptions" in text and REPLICA in text for text in told) == 1
+
+
+@pytest.mark.usefixtures("watchful")
+async def test_a_broker_that_only_announces_moves_with_the_address(
+    two_backends: tuple[RedisServer, RedisServer],
+) -> None:
+    """Nothing that it says is refused by a replica, and nobody elsewhere hears it."""
+    old, new = two_backends
+    async with Cable(old.port) as cable:
+        one, two = (
+            Node(RedisBroker(f"redis://127.0.0.1:{port}", name="app", clock=SystemClock()))
+            for port in (cable.port, new.port)
+        )
+        for node in (one, two):
+            await node.broker.start(node.heard)
+            await node.broker.subscribe("a")
+        cable.lead_to(new.port)
+        await said(old, "REPLICAOF", "127.0.0.1", new.port)
+        await until(lambda: one.heard.renewed == ["a"])
+        while not two.heard.data("a"):  # the other connection may be on its way still
+            await outcome(one.broker.publish("a", Publication(b"1"), StreamOptions()))
+            await asyncio.sleep(0.05)
+        await published(two, "2")
+        await until(lambda: b"2" in one.heard.data("a"))
+        for node in (one, two):
+            await node.broker.stop()
 
 
 async def killed(server: RedisServer, name: str) -> None:

@@ -13,6 +13,7 @@ from tests.backends import RedisServer, free_port
 from tests.integration.redis_support import PATIENCE, connected, greeted, liar, made, outcome, shears, until
 from tests.serving import Cable
 
+from hubbub.redis import dialing as dialing_module
 from hubbub.redis import pipeline as pipeline_module
 from hubbub.redis import wire as wire_module
 from hubbub.redis.pipeline import PLACE, Pipeline, Script
@@ -263,6 +264,50 @@ async def test_a_replica_is_left_at_once(own_backend: RedisServer) -> None:
         await until(lambda: pipeline._wire is not wire)
         own_backend.command("REPLICAOF", "NO", "ONE")
         assert await pipeline.call("SET", "a", 3, deadline=PATIENCE) == b"OK"
+
+
+async def test_a_replica_that_refuses_nothing_is_left_and_not_taken_again(
+    own_backend: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who only announces is never told READONLY."""
+    monkeypatch.setattr(dialing_module, "ROLE_EVERY", 0.05)
+    async with connected(own_backend.url) as pipeline:
+        own_backend.command("REPLICAOF", "127.0.0.1", free_port())
+        await until(lambda: pipeline._backoff.attempt >= 3)
+        assert not pipeline.is_connected
+        waiting = pipeline.call("PUBLISH", "a", "1", deadline=PATIENCE)
+        own_backend.command("REPLICAOF", "NO", "ONE")
+        assert await waiting == 0
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert sum("no connection for commands" in text and wire_module.REPLICA in text for text in told) == 1
+    assert any("lost the connection for commands: this is a replica" in text for text in told)
+
+
+async def test_a_replica_can_be_looked_at(own_backend: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialing_module, "ROLE_EVERY", 0.0)
+    own_backend.command("REPLICAOF", "127.0.0.1", free_port())
+    async with connected(own_backend.url) as pipeline:
+        wire = pipeline._wire
+        for _ in range(50):
+            assert b"role:slave" in await pipeline.call("INFO", "replication")
+        assert pipeline._wire is wire
+
+
+async def test_who_has_patience_waits_for_a_connection_that_long_and_not_at_all_after_that(
+    own_backend: RedisServer,
+) -> None:
+    async with connected(own_backend.url) as pipeline:
+        assert await pipeline.run(ADD, ["n"], [1], patience=0.0) == 1, "there is a connection"
+        own_backend.kill()
+        await until(lambda: not pipeline.is_connected)
+        hasty = asyncio.ensure_future(pipeline.run(ADD, ["n"], [1], 10 * PATIENCE, patience=0.1))
+        with pytest.raises(DeadlinePassed, match="no connection") as caught:
+            await hasty
+        assert caught.value.was_sent is False
+        patient = asyncio.ensure_future(pipeline.run(ADD, ["n"], [1], PATIENCE, patience=10 * PATIENCE))
+        await asyncio.sleep(0)
+        own_backend.start()
+        assert await patient == 1
 
 
 async def test_a_full_server_says_what_to_do_and_stays_connected(own_backend: RedisServer) -> None:

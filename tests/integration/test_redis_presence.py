@@ -10,6 +10,7 @@ import pytest
 from tests.backends import RedisServer
 from tests.contracts.conftest import AGE
 from tests.contracts.test_presence import somebody
+from tests.integration.redis_support import until
 
 from hubbub.clock import SystemClock
 from hubbub.errors import BackendError
@@ -175,6 +176,68 @@ async def test_a_restarted_server_is_waited_out(own_backend: RedisServer) -> Non
         own_backend.start()
         await asking
         assert set(await presence.members("room")) == {"c2"}
+
+
+#: Seconds that no test lives.
+FOR_EVER = 600.0
+
+
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls wait for ever, but for the patience of those who ask."""
+    monkeypatch.setattr(presence_module, "DEADLINE", FOR_EVER)
+
+
+@pytest.mark.usefixtures("endless")
+async def test_who_asks_while_the_server_is_away_is_told_and_who_comes_or_goes_waits(
+    own_backend: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence_module, "PATIENCE", 0.2)
+    async with running(own_backend) as presence:
+        await presence.add("room", somebody("c1"))
+        own_backend.kill()
+        await until(lambda: not presence._commands.is_connected)
+        coming = asyncio.create_task(presence.add("room", somebody("c2", user="bob")))
+        going = asyncio.create_task(presence.remove("room", "c1"))
+        for _ in range(2):  # and who asks again
+            for ask in (presence.members, presence.stats):
+                with pytest.raises(BackendError, match="no connection"):
+                    await ask("room")
+        assert not coming.done()
+        assert not going.done()
+        own_backend.start()
+        await asyncio.gather(coming, going)
+        assert set(await presence.members("room")) == {"c2"}
+        assert await presence.stats("room") == PresenceStats(1, 1)
+
+
+@pytest.mark.usefixtures("endless")
+async def test_who_has_asked_when_the_server_dies_is_told(
+    own_backend: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence_module, "PATIENCE", 0.2)
+    async with running(own_backend) as presence:
+        await presence.add("room", somebody("c1"))
+        own_backend.pause()
+        asking = [asyncio.create_task(ask("room")) for ask in (presence.members, presence.stats)]
+        await until(lambda: presence._commands._wire is not None and presence._commands._wire.in_flight == 2)
+        own_backend.kill()
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        assert all(isinstance(answer, BackendError) and "no connection" in str(answer) for answer in answers), answers
+
+
+@pytest.mark.usefixtures("endless")
+async def test_who_asks_waits_out_a_server_that_was_only_just_lost(
+    own_backend: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence_module, "PATIENCE", FOR_EVER)
+    async with running(own_backend) as presence:
+        own_backend.kill()
+        await until(lambda: not presence._commands.is_connected)
+        asking = [asyncio.create_task(ask("room")) for ask in (presence.members, presence.stats)]
+        await asyncio.sleep(0)
+        own_backend.start()
+        assert await asyncio.gather(*asking) == [{}, PresenceStats(0, 0)]
 
 
 async def test_a_server_that_is_gone_is_an_error(own_backend: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:

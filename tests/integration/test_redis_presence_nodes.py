@@ -155,6 +155,9 @@ async def test_renewals_do_not_pile_up_while_the_server_is_away(
         renewing = [task for task in asyncio.all_tasks() if task.get_name() == "renew presence"]
         assert len(renewing) <= 1
         own_backend.start()
+        store = node.presence_store
+        assert isinstance(store, RedisPresence)
+        await until(lambda: store._commands.is_connected)  # until then, who asks is told that it is away
         monkeypatch.setattr(presence_module, "TTL", 60.0)
         monkeypatch.setattr(presence_module, "DEADLINE", 5.0)
         await settled(node, 20, 20)  # all of them are said again, to a server that knew of nobody

@@ -122,6 +122,15 @@ def test_who_is_no_primary_is_not_asked(pool: Pool, house: House, clock: ManualC
     assert lost.value.was_sent is False
 
 
+def test_a_replica_at_an_address_is_not_asked(pool: Pool, house: House, clock: ManualClock) -> None:
+    house.answers[b"HELLO"] = b"%1\r\n$4\r\nrole\r\n$7\r\nreplica\r\n"
+    with pytest.raises(ConnectionLost, match="this is a replica: name the primary") as lost:
+        ask(pool, clock)
+    assert lost.value.was_sent is False
+    house.answers[b"HELLO"] = b"%1\r\n$4\r\nrole\r\n$6\r\nmaster\r\n"
+    assert ask(pool, clock) == b"OK", "it was promoted"
+
+
 def test_a_server_that_will_not_have_us_is_an_error_at_once(pool: Pool, house: House, clock: ManualClock) -> None:
     house.answers[b"HELLO"] = b"-WRONGPASS no\r\n"
     with pytest.raises(Refused, match="WRONGPASS"):

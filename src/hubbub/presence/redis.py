@@ -26,7 +26,7 @@ from hubbub.errors import BackendError
 from hubbub.model import ClientInfo, PresenceStats
 from hubbub.redis.pipeline import Pipeline, Script
 from hubbub.redis.topology import endpoint_of
-from hubbub.redis.wire import RENEWING, ConnectionLost, OutboxFull, RedisError, Word
+from hubbub.redis.wire import RENEWING, ConnectionLost, DeadlinePassed, OutboxFull, RedisError, Word
 from hubbub.sparing import SparingLog
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 TTL: Final = 60.0
 #: Seconds that a call has.
 DEADLINE: Final = 5.0
+#: Seconds that the server may have been away while somebody asks who is there: as long as a subscription waits for it.
+#: SDKs give up after five, and would not hear why. Who comes or goes is not hurried: that is to be kept if it can be.
+PATIENCE: Final = 2.0
 #: Seconds that a stop waits for those who are leaving.
 LAST_WORDS: Final = 2.0
 
@@ -148,8 +151,8 @@ class RedisPresence:
             log.info("who left is present until the TTL is over: %s", error)
 
     async def members(self, channel: str) -> dict[str, ClientInfo]:
-        """Everybody who is in `channel`, by connection."""
-        flat: Sequence[bytes] = await self._ask(_MEMBERS, channel)
+        """Everybody who is in `channel`, by connection. Fails at once when the server is away for PATIENCE already."""
+        flat: Sequence[bytes] = await self._ask(_MEMBERS, channel, patience=PATIENCE)
         members = {}
         for client, entry in zip(map(bytes.decode, flat[::2]), flat[1::2], strict=True):
             try:
@@ -162,23 +165,23 @@ class RedisPresence:
         return members
 
     async def stats(self, channel: str) -> PresenceStats:
-        """How many are in `channel`."""
-        clients, users = await self._ask(_STATS, channel)
+        """How many are in `channel`. Fails as `members` does."""
+        clients, users = await self._ask(_STATS, channel, patience=PATIENCE)
         return PresenceStats(clients, users)
 
-    async def _ask(self, script: Script, channel: str, *arguments: Word) -> Any:
+    async def _ask(self, script: Script, channel: str, *arguments: Word, patience: float | None = None) -> Any:
         """All of this may be done twice. Once more is enough: presence is asked, or said, again anyway."""
         base = f"{self._name}:p:{{{channel}}}"
         keys = [f"{base}:who", f"{base}:until", f"{base}:users"]
         end = self._clock.now() + DEADLINE
         try:
-            return await self._commands.run(script, keys, arguments)
+            return await self._commands.run(script, keys, arguments, patience=patience)
         except BackendError as error:
             left = end - self._clock.now()
             is_passing = isinstance(error, ConnectionLost) or (isinstance(error, RedisError) and error.kind in RENEWING)
-            if not is_passing or isinstance(error, OutboxFull) or left <= 0:
+            if not is_passing or isinstance(error, OutboxFull | DeadlinePassed) or left <= 0:
                 raise
-        return await self._commands.run(script, keys, arguments, deadline=left)
+        return await self._commands.run(script, keys, arguments, deadline=left, patience=patience)
 
     def _count(self, event: str) -> None:
         self._counts[event] += 1

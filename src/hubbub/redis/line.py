@@ -78,8 +78,8 @@ class Line:
         self._ticker: asyncio.TimerHandle | None = None
 
     async def open(self, on_push: Callable[[Sequence[Any]], object]) -> None:
-        """Connect, and prove that it hears. Raises BackendError."""
-        self._wire = await dial(self._endpoint, self._clock, on_push=on_push)
+        """Connect to a primary, and prove that the connection hears. Raises BackendError."""
+        self._wire = await dial(self._endpoint, self._clock, on_push=on_push, needs_primary=True)
         self._tick()
         try:
             await self._reply(self._subscribe(b"SUBSCRIBE", [self._channel]))
@@ -96,7 +96,7 @@ class Line:
             self._wire.sever(ConnectionAbortedError("closed"))
 
     def guarded(self) -> AbstractAsyncContextManager[None]:
-        """Meanwhile, it is cut as soon as its endpoint names another server."""
+        """Meanwhile, it is cut as soon as another server is the one to ask."""
         return guarded(self._open_wire(), self._endpoint)
 
     async def rest(self, seconds: float) -> None:

@@ -8,10 +8,13 @@ repeated: the caller knows.
 
     P1  A call ends by its deadline, late by TICK at most; one without an answer raises DeadlinePassed.
     P2  When the connection breaks, what was sent fails at once with was_sent True; what had not left waits on.
-    P3  READONLY, LOADING and MASTERDOWN are raised to their callers, and the connection is renewed at once.
+    P3  READONLY, LOADING and MASTERDOWN are raised to their callers, and the connection is renewed at once. So it is
+        when the server has become a replica without refusing anything, and no replica is taken for a lost primary. Only
+        the first connection may be to one: who looks at servers looks at replicas, too.
     P4  A cancelled call that has not left is never sent; one that has left disturbs no other.
     P5  What waits is bounded in bytes. A call beyond that fails at once with OutboxFull: it was not sent, and to ask
         again is of no use before others have had their answers.
+    P6  A call with `patience` that finds no connection waits until there has been none for so long, and no longer.
 
 One timer serves all deadlines, and a waiting call is one future: the way of a call through here is what it costs.
 """
@@ -99,6 +102,7 @@ class Pipeline:
         self._was_late = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._trouble: Exception | None = None  # why there is no connection
+        self._lost_at = 0.0  # when the last one was lost
         self._backoff = Backoff()
         self._warnings = SparingLog(log)
 
@@ -147,10 +151,21 @@ class Pipeline:
         return self._enter(command, self._clock.now() + (self._deadline if deadline is None else deadline))
 
     async def run(
-        self, script: Script, keys: Sequence[str | bytes], arguments: Sequence[Word], deadline: float | None = None
+        self,
+        script: Script,
+        keys: Sequence[str | bytes],
+        arguments: Sequence[Word],
+        deadline: float | None = None,
+        *,
+        patience: float | None = None,
     ) -> Any:
-        """What a script returns. Raises as `call` does."""
+        """What a script returns. Raises as `call` does.
+
+        `patience` (seconds) is for who would rather hear soon that there is no connection (P6).
+        """
         when = self._clock.now() + (self._deadline if deadline is None else deadline)
+        if patience is not None and self._wire is None:
+            when = min(when, self._lost_at + patience)
         sha = script.sha
         rest = (len(keys), *keys, *arguments)
         # Sent whole by the first who needs it; the others follow behind it by the digest. Should the server have
@@ -254,7 +269,7 @@ class Pipeline:
         while True:
             try:
                 async with asyncio.timeout(max(0.0, until - self._clock.now())):
-                    return await self._connect()
+                    return await self._connect(needs_primary=False)
             except Refused:
                 raise
             except (BackendError, TimeoutError) as error:
@@ -266,8 +281,8 @@ class Pipeline:
                     ) from error
                 await asyncio.sleep(delay)
 
-    async def _connect(self) -> Wire:
-        wire = await dial(self._endpoint, self._clock, on_room=self._let_in)
+    async def _connect(self, *, needs_primary: bool) -> Wire:
+        wire = await dial(self._endpoint, self._clock, on_room=self._let_in, needs_primary=needs_primary)
         self._wire = wire
         self._loaded.clear()
         wire.lost.add_done_callback(lambda lost: self._lost(wire, lost.result()))
@@ -282,6 +297,7 @@ class Pipeline:
         wire.unsent.clear()
         if self._wire is wire:
             self._wire = None
+            self._lost_at = self._clock.now()
 
     async def _supervise(self, wire: Wire) -> None:
         """Keep a connection, for ever."""
@@ -299,7 +315,7 @@ class Pipeline:
         while True:
             await asyncio.sleep(self._backoff.next())
             try:
-                return await self._connect()
+                return await self._connect(needs_primary=True)
             except Exception as error:  # whatever it is: nobody else would make the next attempt
                 self._trouble = error
                 cause = error if isinstance(error, BackendError) else repr(error)

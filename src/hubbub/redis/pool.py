@@ -18,11 +18,11 @@ from typing import Any
 from hubbub.clock import Clock
 from hubbub.errors import BackendError
 from hubbub.redis.blocking import BlockingWire, Command
-from hubbub.redis.dialing import Refused, _refusal
+from hubbub.redis.dialing import Refused, _refusal, is_replica
 from hubbub.redis.outages import ALERT_AFTER
 from hubbub.redis.pipeline import Script
 from hubbub.redis.topology import SENTINEL_EVERY, Address, MovingAddress
-from hubbub.redis.wire import RENEWING, ConnectionLost, RedisError, Word
+from hubbub.redis.wire import RENEWING, REPLICA, ConnectionLost, RedisError, Word
 from hubbub.sparing import SparingLog
 
 log = logging.getLogger(__name__)
@@ -254,3 +254,5 @@ def _judge(name: str, commands: Sequence[list[Word]], answers: Sequence[Any]) ->
             raise _refusal(name, command, answer) from answer
         if command == ["ROLE"] and answer[0] != b"master":
             raise BackendError(f"{name}: whom the Sentinels named is a {answer[0].decode()}, not the primary")
+    if is_replica(answers[0]):  # it would refuse some, and take announcements that reach nobody
+        raise BackendError(f"{name}: {REPLICA}")

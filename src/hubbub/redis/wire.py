@@ -49,10 +49,13 @@ WRITE_BYTES = 1_048_576
 #: Errors which say that another server, or this one later, is the one to ask. The command was not carried out.
 RENEWING = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
 
+#: What is wrong with a server that takes no writes, and what to do about it.
+REPLICA = "this is a replica: name the primary, or its Sentinels, in the URL"
+
 #: What to do about an error, where the server does not say so.
 _FIXES = {
     "OOM": "Redis is full: raise maxmemory, or let it hold less",
-    "READONLY": "this is a replica: name the primary, or its Sentinels, in the URL",
+    "READONLY": REPLICA,
     "NOAUTH": "put the password in the URL: redis://:password@host",
     "WRONGPASS": "correct user and password in the URL",
     "NOPERM": "allow it with ACL SETUSER",
@@ -101,6 +104,7 @@ class Wire(asyncio.BufferedProtocol):
     """One connection, from `connection_made` on until `lost` is done; its result is the cause.
 
     `on_push` is called with the items of each push, `on_room` after each read and whenever the socket takes more.
+    Who greets the server notes in `is_replica` what it said of itself then.
     """
 
     def __init__(
@@ -112,6 +116,7 @@ class Wire(asyncio.BufferedProtocol):
         on_room: Callable[[], object] | None = None,
     ) -> None:
         self.name = name
+        self.is_replica = False
         self.is_writable = True
         self.unsent: list[tuple[bytes, asyncio.Future[Any], float]] = []  # filled when it is lost
         self._clock = clock
