@@ -18,7 +18,16 @@ from hubbub.auth import TokenVerifier
 from hubbub.channels import ChannelRules, Namespaces, PersonalChannels
 from hubbub.core.hooks import Caller
 from hubbub.core.revocations import Revocations
-from hubbub.errors import Disconnect, DisconnectCode, Expired, PermissionDenied, TokenExpired, TokenInvalid
+from hubbub.errors import (
+    BadRequest,
+    Disconnect,
+    DisconnectCode,
+    Expired,
+    PermissionDenied,
+    TokenExpired,
+    TokenInvalid,
+    UnknownChannel,
+)
 from hubbub.model import Credentials, Grant, PersonalSubscription
 from hubbub.sparing import SparingLog
 
@@ -175,11 +184,22 @@ class Access:
             raise TokenExpired("token revoked")
         return grant
 
+    def _require_channel(self, personal: str, user: str) -> None:
+        """Not every name of a user makes the name of a channel."""
+        try:
+            self.namespaces.resolve(personal)
+        except (UnknownChannel, BadRequest) as error:
+            template = self.personal.template
+            raise BadRequest(
+                f"auth.personal_channel = {template!r} makes no channel for the user {user!r}: {error.message}"
+            ) from None
+
     def _completed(self, credentials: Credentials) -> Credentials:
         """With the personal channel; and without an end where nothing expires."""
         subs = dict(credentials.subs)
         personal = self.personal.of(credentials.user)
         if personal is not None:
+            self._require_channel(personal, credentials.user)
             subs.setdefault(personal, PersonalSubscription())
         expire_at = 0.0 if self.insecure else credentials.expire_at
         return msgspec.structs.replace(credentials, expire_at=expire_at, subs=subs)

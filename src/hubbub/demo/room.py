@@ -186,7 +186,9 @@ def serve_demo(
     for what is no URL.
     """
     if not CLIENT.exists():
-        raise ConfigurationError(f"{CLIENT.name} is missing: build it with `python3 dev.py web`")
+        raise ConfigurationError(
+            f"{CLIENT.name} is missing: in a checkout `python3 dev.py web` makes it; install from there again"
+        )
     demo = Demo(port, broker=broker, store=store)
 
     async def ready(server: Server) -> None:
