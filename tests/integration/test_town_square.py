@@ -289,7 +289,7 @@ async def test_a_channel_of_two_patterns_and_a_listener_is_heard_once_by_each(ba
 async def test_patterns_are_few_on_the_server_and_fine_in_the_process(backend: RedisServer) -> None:
     """There `[a-c]` is one byte and here it is one character: it is told coarsely, and looked at closely here."""
     heard: dict[str, list[str]] = {pattern: [] for pattern in ("s:[0-9]", "s:[a-z]", "s:[!a-z]", "s:?", "s:é?")}
-    hub = Hubbub(backend.url, channels={"s": {}})
+    hub = Hubbub(backend.url)
 
     def hear(pattern: str) -> None:
         @hub.on(pattern)

@@ -11,15 +11,21 @@ import asyncio
 import json
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 from hubbub import BackendError, Hubbub, Publication, Published, sync
 
+_saying = threading.Lock()
+
 
 def say(**words: object) -> None:
-    """One line, in one piece: there are threads."""
-    os.write(1, json.dumps(words).encode() + b"\n")
+    """One line, in one piece: there are threads, and a pipe takes apart what is longer than a page."""
+    line = json.dumps(words).encode() + b"\n"
+    with _saying:
+        while line:
+            line = line[os.write(1, line) :]
 
 
 class Faces:
